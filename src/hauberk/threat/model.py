@@ -1,0 +1,143 @@
+"""A `ThreatModel` says what is allowed and wanted, and has one spelling: `linf:8/255`, `l2:0.5@grid255@target=3`.
+
+    NORM[:RADIUS[,RADIUS...]][@MODIFIER...]
+
+NORM is linf, l2, l1 or l0; a RADIUS is a number or a fraction, in the units of the victim's input; none seeks the
+smallest change, several make a curve. A MODIFIER is `gridN` (values on a grid of N steps, as 8-bit files have 255), a goal
+(`untargeted`, `least-likely`, `target=K`, `topK`) or an access level (`gradients`, `scores`, `labels`).
+"""
+
+import math
+from dataclasses import dataclass
+
+from hauberk.errors import ThreatError
+from hauberk.threat.access import Access
+from hauberk.threat.goal import parse_goal
+from hauberk.threat.norm import Norm
+from hauberk.threat.region import Ball
+
+__all__ = ["ThreatModel"]
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """What the attacker may change, wants, and may ask.
+
+    Args:
+        norm: how a change is measured.
+        radii: increasing radii; empty seeks the smallest change.
+        grid: the number of steps of the grid that adversarials must lie on, or None.
+        goal: canonical spelling of the goal, see `hauberk.threat.parse_goal`.
+        access: the most that the attacker may ask of the victim.
+
+    >>> ThreatModel.parse("linf:2/255, 8/255")
+    ThreatModel('linf:2/255,8/255')
+    >>> ThreatModel.parse("l2").smallest
+    True
+    """
+
+    norm: Norm
+    radii: tuple[float, ...] = ()
+    grid: int | None = None
+    goal: str = "untargeted"
+    access: Access = Access.GRADIENTS
+
+    def __post_init__(self) -> None:
+        for radius in self.radii:
+            if not (math.isfinite(radius) and radius > 0):
+                raise ThreatError(f"a radius is a finite number > 0, got {radius:g}; leave it out to seek the smallest change")
+            if self.norm is Norm.L0 and radius != int(radius):
+                raise ThreatError(f"an l0 radius counts changed values, so it is a whole number, got {radius:g}")
+        if list(self.radii) != sorted(set(self.radii)):
+            raise ThreatError(f"the radii of a curve must increase, got {','.join(map(_number, self.radii))}")
+        parse_goal(self.goal)
+
+    @classmethod
+    def parse(cls, text: "str | ThreatModel") -> "ThreatModel":
+        """Read the spelling above; a ThreatModel is given back as it is.
+
+        Raises:
+            ThreatError: it cannot be read; the message says which part.
+        """
+        if isinstance(text, ThreatModel):
+            return text
+        if not isinstance(text, str):
+            raise ThreatError(f"a threat is a string such as 'linf:8/255' or a ThreatModel, got {type(text).__name__}")
+        head, *modifiers = text.replace(" ", "").lower().split("@")
+        name, colon, numbers = head.partition(":")
+        try:
+            norm = Norm(name)
+        except ValueError:
+            raise ThreatError(f"a threat starts with one of linf, l2, l1, l0, got {text!r}; write for example linf:8/255") from None
+        if colon and not numbers:
+            raise ThreatError(f"a radius must follow the colon in {text!r}, for example linf:8/255")
+        radii = tuple(_parse_number(part, text) for part in numbers.split(",")) if colon else ()
+        grid: int | None = None
+        goal, access = "untargeted", Access.GRADIENTS
+        for word in modifiers:
+            if word.startswith("grid"):
+                if not word[4:].isdigit() or int(word[4:]) < 1:
+                    raise ThreatError(f"a grid is written @gridN with N >= 1, for example @grid255, got @{word}")
+                grid = int(word[4:])
+            elif word in {str(level) for level in Access}:
+                access = Access[word.upper()]
+            else:
+                try:
+                    goal = parse_goal(word)
+                except ThreatError:
+                    raise ThreatError(
+                        f"after @ comes gridN, a goal (least-likely, target=K, topK) or an access level "
+                        f"(gradients, scores, labels), got @{word}"
+                    ) from None
+        return cls(norm, radii, grid, goal, access)
+
+    @property
+    def smallest(self) -> bool:
+        """The threat has no radius: the smallest change is sought."""
+        return not self.radii
+
+    @property
+    def radius(self) -> float:
+        """The largest radius, the one that headlines speak of; inf where the smallest change is sought."""
+        return self.radii[-1] if self.radii else math.inf
+
+    def ball(self, box: tuple[float, float], radius: float | None = None) -> Ball:
+        """The region of this threat for a victim with inputs in `box`, at its largest or at another radius."""
+        return Ball(self.norm, self.radius if radius is None else radius, box, grid=self.grid)
+
+    def at(self, radius: float) -> "ThreatModel":
+        """The same threat at one radius."""
+        return ThreatModel(self.norm, (radius,), self.grid, self.goal, self.access)
+
+    def __str__(self) -> str:
+        text = self.norm.value + (":" + ",".join(map(_number, self.radii)) if self.radii else "")
+        if self.grid is not None:
+            text += f"@grid{self.grid}"
+        if self.goal != "untargeted":
+            text += f"@{self.goal}"
+        if self.access is not Access.GRADIENTS:
+            text += f"@{self.access}"
+        return text
+
+    def __repr__(self) -> str:
+        return f"ThreatModel({str(self)!r})"
+
+
+def _parse_number(text: str, whole: str) -> float:
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        raise ThreatError(f"a radius is a number or a fraction such as 8/255, got {text!r} in {whole!r}") from None
+
+
+def _number(value: float) -> str:
+    """The shortest spelling that reads back as the same number, preferring whole and half 255ths."""
+    if value == int(value):
+        return str(int(value))
+    plain = repr(value)
+    steps = value * 255
+    for candidate in (round(steps), round(steps * 2) / 2):
+        if candidate and candidate / 255 == value and len(plain) > 6:
+            return f"{candidate:g}/255"
+    return plain

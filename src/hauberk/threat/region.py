@@ -1,0 +1,192 @@
+"""Where an adversarial example may lie: a `Region` owns the constraint, and `Ball` is the p-norm ball around the example."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from hauberk._shapes import Batch, PerExample, Rows, flat, like
+from hauberk.errors import DataError, ThreatError
+from hauberk.threat.norm import Norm
+
+if TYPE_CHECKING:
+    from hauberk._rng import Streams
+
+__all__ = ["Ball", "Region"]
+
+
+class Region(Protocol):
+    """A set of allowed points around each example x. A new perturbation set is one class with these verbs."""
+
+    @property
+    def finite(self) -> bool:
+        """False where the smallest change is sought instead of a change within a limit."""
+        ...
+
+    def take(self, rows: Rows) -> "Region":
+        """The region of the examples `rows`, which become rows 0, 1, ... ."""
+        ...
+
+    def project(self, z: Batch, x: Batch) -> Batch:
+        """The nearest allowed point, before any rounding to a grid."""
+        ...
+
+    def snap(self, z: Batch, x: Batch) -> Batch:
+        """An allowed point rounded, towards x, to one that can be stored; the point itself where there is no grid."""
+        ...
+
+    def contains(self, z: Batch, x: Batch) -> Tensor:
+        """(B,) bool: finite, inside the box and allowed, up to the stated slack."""
+        ...
+
+    def size(self, z: Batch, x: Batch) -> PerExample:
+        """(B,) how large the change is, in the region's own measure."""
+        ...
+
+    def start(self, x: Batch, rows: Rows, streams: "Streams") -> Batch:
+        """A random allowed point."""
+        ...
+
+    def steepest(self, gradient: Batch) -> Batch:
+        """The unit step along which a linear function rises most."""
+        ...
+
+    def linear_max(self, gradient: Batch, x: Batch) -> Batch:
+        """The allowed point where a linear function with this gradient is largest; exact."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """All points of the box within `radius` of x.
+
+    Args:
+        norm: the p-norm.
+        radius: one number, or (n,), in the units of the input; inf seeks the smallest change instead.
+        box: the range every value must stay in.
+        mask: (1 or n, *shape) bool, True where a value may change.
+        grid: number of steps that the box is divided in, 255 for 8-bit pictures; adversarials then survive saving.
+
+    `contains` allows a relative slack of 1e-5 on the radius and 2**-22 times the box's largest magnitude for rounding;
+    the box, the mask and the L0 count are exact.
+    """
+
+    norm: Norm
+    radius: float | PerExample = math.inf
+    box: tuple[float, float] = (0.0, 1.0)
+    mask: Tensor | None = None
+    grid: int | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.box
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ThreatError(f"a box needs finite low < high, got {self.box}")
+        bad = bool((self.radius < 0).any() | self.radius.isnan().any()) if isinstance(self.radius, Tensor) else not self.radius >= 0
+        if bad:
+            raise ThreatError(f"a radius is a number >= 0, got {self.radius}")
+        if self.grid is not None and self.grid < 1:
+            raise ThreatError(f"a grid needs at least one step, got {self.grid}")
+
+    @property
+    def finite(self) -> bool:
+        return bool(torch.isfinite(self.radius).all()) if isinstance(self.radius, Tensor) else math.isfinite(self.radius)
+
+    def take(self, rows: Rows) -> "Ball":
+        radius = self.radius[rows] if isinstance(self.radius, Tensor) and self.radius.ndim else self.radius
+        mask = self.mask[rows] if self.mask is not None and len(self.mask) > 1 else self.mask
+        if radius is self.radius and mask is self.mask:
+            return self
+        return Ball(self.norm, radius, self.box, mask, self.grid)
+
+    def with_radius(self, radius: float | PerExample) -> "Ball":
+        """The same ball with another radius."""
+        return Ball(self.norm, radius, self.box, self.mask, self.grid)
+
+    def project(self, z: Batch, x: Batch) -> Batch:
+        low, high = self.box
+        if self.norm is Norm.LINF and self.mask is None:
+            r = self.radius if isinstance(self.radius, float) else like(self.radius, x)
+            return torch.minimum(torch.maximum(z, x - r), x + r).clamp_(low, high)
+        delta = z - x if self.mask is None else (z - x) * self.mask
+        radius = self.radius if isinstance(self.radius, Tensor) else float(self.radius)
+        return (x + self.norm.project_between(delta, radius, low - x, high - x)).clamp_(low, high)
+
+    def snap(self, z: Batch, x: Batch) -> Batch:
+        if self.grid is None:
+            return z
+        low, width = self.box[0], self.box[1] - self.box[0]
+        steps = (z - x) * (self.grid / width)
+        moved = x + (steps + 1e-3 * steps.sign()).trunc() * (width / self.grid)
+        return ((moved - low) * (self.grid / width)).round() * width / self.grid + low
+
+    def contains(self, z: Batch, x: Batch) -> Tensor:
+        low, high = self.box
+        inside = flat((z >= low) & (z <= high)).all(dim=1)  # False where NaN
+        if self.mask is not None:
+            inside &= flat((z == x) | self.mask).all(dim=1)
+        if self.grid is not None:
+            steps = (z - low) * (self.grid / (high - low))
+            inside &= flat((steps - steps.round()).abs() < 1e-2).all(dim=1)
+        limit = self.radius if isinstance(self.radius, Tensor) else torch.tensor(self.radius, device=z.device)
+        slack = 0.0 if self.norm is Norm.L0 else limit * 1e-5 + 2**-22 * max(abs(low), abs(high))
+        return inside & (self.size(z, x) <= limit + slack)
+
+    def size(self, z: Batch, x: Batch) -> PerExample:
+        return self.norm.size(z - x)
+
+    def start(self, x: Batch, rows: Rows, streams: "Streams") -> Batch:
+        if not self.finite:
+            raise ThreatError("a random start needs a finite radius, got radius=inf")
+        low, high = self.box
+        delta = self.norm.sample(streams, rows, x, self.radius)
+        if self.norm is Norm.L0:  # a chosen coordinate takes any value of the box
+            z = torch.where(delta != 0, (delta + 1) / 2 * (high - low) + low, x)
+        else:
+            z = x + delta
+        return self.project(z, x)
+
+    def steepest(self, gradient: Batch) -> Batch:
+        return self.norm.steepest(gradient if self.mask is None else gradient * self.mask)
+
+    def linear_max(self, gradient: Batch, x: Batch) -> Batch:
+        low, high = self.box
+        g = gradient if self.mask is None else gradient * self.mask
+        corner = torch.where(g > 0, high - x, torch.where(g < 0, low - x, torch.zeros_like(x)))  # the best of the box
+        if self.norm is Norm.LINF:
+            return self.project(x + corner, x)
+        cap, radius = flat(corner.abs()), like(self.radius, x).expand(len(x), *(1,) * (x.ndim - 1)).reshape(-1, 1)
+        if self.norm is Norm.L2:  # d = min(s |g|, cap): the projection of any point far along g
+            far = torch.where(g != 0, g / flat(g.abs()).amax(dim=1).clamp_min(1e-30).reshape(-1, *(1,) * (x.ndim - 1)), g)
+            reach = like(self.radius, x) + (high - low) * math.sqrt(cap.shape[1])
+            step = far.to(torch.float64 if x.device.type != "mps" else x.dtype) * (reach * 1e6)
+            return self.project((x + step).to(torch.float64 if x.device.type != "mps" else x.dtype), x.to(step.dtype)).to(x.dtype)
+        gain = flat(g.abs()) if self.norm is Norm.L1 else flat(g.abs()) * cap
+        order = gain.argsort(dim=1, descending=True, stable=True)
+        if self.norm is Norm.L0:
+            spent = torch.arange(cap.shape[1], device=x.device, dtype=x.dtype)[None]
+            share = (spent < radius).to(x.dtype) * cap.gather(1, order)
+        else:
+            sorted_cap = cap.gather(1, order)
+            before = sorted_cap.cumsum(dim=1) - sorted_cap
+            share = (radius - before).clamp_min(0).minimum(sorted_cap)
+        size = torch.zeros_like(cap).scatter_(1, order, share).reshape(x.shape)
+        return (x + size * g.sign()).clamp(low, high)
+
+    def check(self, x: Batch) -> None:
+        """Refuse examples that this ball cannot be drawn around.
+
+        Raises:
+            DataError: a value outside the box, or off the grid.
+        """
+        low, high = self.box
+        if bool(((x < low) | (x > high)).any()):
+            raise DataError(f"expected values in [{low:g}, {high:g}], got values in [{x.min():g}, {x.max():g}]")
+        if self.grid is not None:
+            steps = (x - low) * (self.grid / (high - low))
+            if bool(((steps - steps.round()).abs() > 1e-2).any()):
+                raise DataError(
+                    f"a threat on a grid of {self.grid} steps needs examples on that grid, got values between its steps; "
+                    "quantise the data as it will be saved, or drop the @grid from the threat"
+                )
