@@ -1,5 +1,6 @@
 """Views between a batch of inputs and a batch of vectors."""
 
+import math
 from typing import TypeAlias
 
 import torch
@@ -21,7 +22,7 @@ PerExample: TypeAlias = Tensor
 
 def flat(x: Batch) -> Tensor:
     """(B, *shape) seen as (B, D)."""
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def like(values: PerExample | float, x: Batch) -> Tensor:

@@ -1,16 +1,16 @@
 """Every error hauberk raises on purpose: one sentence that says what was expected, what came, and the cure.
 
-    HauberkError
-    ├── InputError (ValueError)            an argument, a file or the data is not what it must be
-    │   ├── ThreatError                    a threat that cannot be parsed or means nothing
-    │   ├── DataError                      examples or labels that cannot be used
-    │   └── SettingError                   a setting out of range, or two that exclude each other
-    ├── ModelError (ValueError)            the model cannot be loaded, or does not answer as a classifier
-    ├── AccessError (TypeError)            the method needs more access than the victim gives
-    ├── BudgetError (RuntimeError)         a method asked for more than the meter still allows: a bug in the method
-    ├── UnknownNameError (LookupError)     no such attack, suite, model or data set; the message lists the near ones
-    ├── MissingExtraError (ImportError)    an optional dependency is absent; the message names the extra
-    └── RunError (RuntimeError)            a run folder that is corrupt, foreign, in use, or of another evaluation
+HauberkError
+├── InputError (ValueError)            an argument, a file or the data is not what it must be
+│   ├── ThreatError                    a threat that cannot be parsed or means nothing
+│   ├── DataError                      examples or labels that cannot be used
+│   └── SettingError                   a setting out of range, or two that exclude each other
+├── ModelError (ValueError)            the model cannot be loaded, or does not answer as a classifier
+├── AccessError (TypeError)            the method needs more access than the victim gives
+├── BudgetError (RuntimeError)         a method asked for more than the meter still allows: a bug in the method
+├── UnknownNameError (LookupError)     no such attack, suite, model or data set; the message lists the near ones
+├── MissingExtraError (ImportError)    an optional dependency is absent; the message names the extra
+└── RunError (RuntimeError)            a run folder that is corrupt, foreign, in use, or of another evaluation
 """
 
 import difflib

@@ -37,7 +37,7 @@ class Labelled(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def labels(self, x: Batch, rows: Rows) -> Labels:
-        """(B,) predicted classes. One query and one forward per row."""
+        """(B,) predicted classes, -1 where the answer is not finite. One query and one forward per row."""
         ...
 
     def left(self, rows: Rows) -> PerExample:

@@ -90,7 +90,10 @@ class Targeted:
 
 @dataclass(frozen=True, eq=False)
 class TopK:
-    """The true class out of the k largest logits. `classes`: (n,) int64 true labels; ties count as inside."""
+    """The true class out of the k largest logits. `classes`: (n,) int64 true labels.
+
+    A tie counts as inside; only at k = 1 does `argmax` decide it, so that this is `Untargeted`.
+    """
 
     classes: Labels
     k: int
@@ -102,7 +105,8 @@ class TopK:
                 f"top-k needs 1 <= k < the number of classes, got k={self.k} with {logits.shape[1]} classes"
             )
         own = logits.gather(1, self.classes[:, None]).squeeze(1)
-        return _without(logits, self.classes).topk(self.k, dim=1).values[:, -1] - own
+        margin = _without(logits, self.classes).topk(self.k, dim=1).values[:, -1] - own
+        return _settle_ties(margin, self.reached(logits.argmax(dim=1))) if self.k == 1 else margin
 
     def reached(self, labels: Labels) -> Tensor:
         if self.k != 1:
@@ -151,8 +155,9 @@ def parse_goal(text: str) -> str:
     if word in {"untargeted", "least-likely"}:
         return word
     for prefix in ("target=", "top"):
-        if word.startswith(prefix) and word[len(prefix) :].isdigit():
-            number = int(word[len(prefix) :])
+        digits = word[len(prefix) :]
+        if word.startswith(prefix) and digits.isdecimal() and len(digits) <= 9:  # labels are stored as int32
+            number = int(digits)
             if prefix == "top" and number < 1:
                 break
             return f"{prefix}{number}"
@@ -165,11 +170,15 @@ def goal_from(spec: str, labels: Labels, clean_logits: Logits | None = None) -> 
         return Untargeted(labels)
     if spec == "least-likely":
         if clean_logits is None:
-            raise SettingError("the least-likely goal needs the scores of the clean examples; this victim gives labels only")
+            raise SettingError(
+                "the least-likely goal needs the scores of the clean examples; this victim gives labels only"
+            )
         return least_likely(clean_logits)
     if spec.startswith("target="):
         target = int(spec.removeprefix("target="))
         if clean_logits is not None and target >= clean_logits.shape[1]:
-            raise ThreatError(f"the goal names class {target}, but the model has classes 0 to {clean_logits.shape[1] - 1}")
+            raise ThreatError(
+                f"the goal names class {target}, but the model has classes 0 to {clean_logits.shape[1] - 1}"
+            )
         return Targeted(torch.full_like(labels, target))
     return TopK(labels, int(spec.removeprefix("top")))

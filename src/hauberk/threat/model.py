@@ -45,12 +45,16 @@ class ThreatModel:
     def __post_init__(self) -> None:
         for radius in self.radii:
             if not (math.isfinite(radius) and radius > 0):
-                raise ThreatError(f"a radius is a finite number > 0, got {radius:g}; leave it out to seek the smallest change")
+                raise ThreatError(
+                    f"a radius is a finite number > 0, got {radius:g}; leave it out to seek the smallest change"
+                )
             if self.norm is Norm.L0 and radius != int(radius):
                 raise ThreatError(f"an l0 radius counts changed values, so it is a whole number, got {radius:g}")
         if list(self.radii) != sorted(set(self.radii)):
             raise ThreatError(f"the radii of a curve must increase, got {','.join(map(_number, self.radii))}")
-        parse_goal(self.goal)
+        if self.grid is not None and self.grid < 1:
+            raise ThreatError(f"a grid needs at least one step, got {self.grid}")
+        object.__setattr__(self, "goal", parse_goal(self.goal))
 
     @classmethod
     def parse(cls, text: "str | ThreatModel") -> "ThreatModel":
@@ -68,27 +72,33 @@ class ThreatModel:
         try:
             norm = Norm(name)
         except ValueError:
-            raise ThreatError(f"a threat starts with one of linf, l2, l1, l0, got {text!r}; write for example linf:8/255") from None
+            raise ThreatError(
+                f"a threat starts with one of linf, l2, l1, l0, got {text!r}; write for example linf:8/255"
+            ) from None
         if colon and not numbers:
             raise ThreatError(f"a radius must follow the colon in {text!r}, for example linf:8/255")
         radii = tuple(_parse_number(part, text) for part in numbers.split(",")) if colon else ()
         grid: int | None = None
         goal, access = "untargeted", Access.GRADIENTS
+        seen: set[str] = set()
         for word in modifiers:
             if word.startswith("grid"):
-                if not word[4:].isdigit() or int(word[4:]) < 1:
+                if not (word[4:].isdecimal() and len(word) <= 13 and int(word[4:]) >= 1):
                     raise ThreatError(f"a grid is written @gridN with N >= 1, for example @grid255, got @{word}")
-                grid = int(word[4:])
+                kind, grid = "grid", int(word[4:])
             elif word in {str(level) for level in Access}:
-                access = Access[word.upper()]
+                kind, access = "access level", Access[word.upper()]
             else:
                 try:
-                    goal = parse_goal(word)
+                    kind, goal = "goal", parse_goal(word)
                 except ThreatError:
                     raise ThreatError(
                         f"after @ comes gridN, a goal (least-likely, target=K, topK) or an access level "
                         f"(gradients, scores, labels), got @{word}"
                     ) from None
+            if kind in seen:
+                raise ThreatError(f"a threat names one {kind}, got a second one, @{word}, in {text!r}")
+            seen.add(kind)
         return cls(norm, radii, grid, goal, access)
 
     @property

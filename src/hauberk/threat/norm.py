@@ -15,7 +15,7 @@ from hauberk._shapes import Batch, PerExample, flat, like
 if TYPE_CHECKING:
     from hauberk._rng import Streams
 
-__all__ = ["Norm"]
+__all__ = ["Norm", "fill_l2"]
 
 
 class Norm(enum.Enum):
@@ -161,23 +161,34 @@ def _project_l1(delta: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Ten
 
 
 def _project_l2(delta: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    # |clamp(d / (1 + m))|^2 in s = 1 / (1 + m) in (0, 1]: coordinates with s |d| >= cap are capped, so the squared size is
-    # s^2 * sum(free d^2) + sum(capped cap^2); s is solved inside the interval of breaks where it crosses radius^2.
     kind = _double(delta)
     d = delta.to(kind)
     size = d.abs()
     cap = torch.where(d >= 0, high.to(kind), -low.to(kind)).clamp_min(0).minimum(size)
-    ratio = torch.where(size > 0, cap / size.clamp_min(1e-300 if kind == torch.float64 else 1e-38), torch.ones_like(d))
-    t, order = ratio.sort(dim=1)  # at s > t the coordinate is capped
+    return d.sign() * fill_l2(size, cap, radius)
+
+
+def fill_l2(size: Tensor, cap: Tensor, radius: Tensor) -> Tensor:
+    """(B, D) min(s * size, cap), with the one s >= 0 for each row that gives it this L2 size; `cap` if that is not larger.
+
+    Args:
+        size: (B, D) >= 0, in float64 where the device has it.
+        cap: (B, D) >= 0, and 0 where `size` is.
+        radius: (B,) >= 0, may be inf.
+    """
+    # The coordinate with ratio t = cap / size is capped at s > t, so the squared result is, between two ratios,
+    # s^2 * sum(free size^2) + sum(capped cap^2); s is solved where that crosses radius^2.
+    least = 1e-300 if size.dtype == torch.float64 else 1e-38
+    t, order = torch.where(size > 0, cap / size.clamp_min(least), torch.zeros_like(size)).sort(dim=1)
     sq, cap2 = (size**2).gather(1, order), (cap**2).gather(1, order)
-    capped = torch.cat((torch.zeros_like(t[:, :1]), cap2.cumsum(dim=1)), dim=1)  # first k coordinates capped
-    free = sq.sum(dim=1, keepdim=True) - torch.cat((torch.zeros_like(t[:, :1]), sq.cumsum(dim=1)), dim=1)
-    r2 = radius.to(kind)[:, None] ** 2
-    at_break = t**2 * free[:, :-1].clamp_min(0) + capped[:, :-1]  # squared size at s = t_k
-    k = (at_break < r2).sum(dim=1, keepdim=True)  # s lies in [t_{k-1}, t_k]
-    rest = free.gather(1, k).clamp_min(1e-300 if kind == torch.float64 else 1e-38)
-    s = ((r2 - capped.gather(1, k)).clamp_min(0) / rest).sqrt().clamp_max(1)
-    return d.sign() * (size * s).minimum(cap)
+    none = torch.zeros_like(t[:, :1])
+    capped = torch.cat((none, cap2.cumsum(dim=1)), dim=1)  # [:, k]: the first k coordinates are capped
+    free = torch.cat((sq.flip(1).cumsum(dim=1).flip(1), none), dim=1)  # summed from the end: a difference would cancel
+    r2 = radius.to(size.dtype)[:, None] ** 2
+    k = (t**2 * free[:, :-1] + capped[:, :-1] < r2).sum(dim=1, keepdim=True)  # s lies in [t[k - 1], t[k]]
+    room = (r2 - capped.gather(1, k)).clamp_min(0)
+    s = (room / free.gather(1, k).clamp_min(least)).sqrt().clamp_max(torch.finfo(size.dtype).max)
+    return (size * s).minimum(cap)
 
 
 def _project_l0(delta: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hauberk._shapes import Batch, PerExample, Rows, flat, like
 from hauberk.errors import DataError, ThreatError
-from hauberk.threat.norm import Norm
+from hauberk.threat.norm import Norm, fill_l2
 
 if TYPE_CHECKING:
     from hauberk._rng import Streams
@@ -49,8 +49,13 @@ class Region(Protocol):
         """A random allowed point."""
         ...
 
-    def steepest(self, gradient: Batch) -> Batch:
-        """The unit step along which a linear function rises most."""
+    @property
+    def reach(self) -> float | PerExample:
+        """How far one step can sensibly go, in units of `steepest`: steps are given as fractions of it."""
+        ...
+
+    def steepest(self, gradient: Batch, z: Batch | None = None) -> Batch:
+        """The unit step along which a linear function rises most; from `z`, without what the walls of the region block."""
         ...
 
     def linear_max(self, gradient: Batch, x: Batch) -> Batch:
@@ -83,7 +88,13 @@ class Ball:
         low, high = self.box
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ThreatError(f"a box needs finite low < high, got {self.box}")
-        bad = bool((self.radius < 0).any() | self.radius.isnan().any()) if isinstance(self.radius, Tensor) else not self.radius >= 0
+        if not isinstance(self.radius, Tensor) or self.radius.ndim == 0:  # one number is a float, many are a tensor
+            object.__setattr__(self, "radius", float(self.radius))
+        bad = (
+            bool((self.radius < 0).any() | self.radius.isnan().any())
+            if isinstance(self.radius, Tensor)
+            else not self.radius >= 0
+        )
         if bad:
             raise ThreatError(f"a radius is a number >= 0, got {self.radius}")
         if self.grid is not None and self.grid < 1:
@@ -91,10 +102,12 @@ class Ball:
 
     @property
     def finite(self) -> bool:
-        return bool(torch.isfinite(self.radius).all()) if isinstance(self.radius, Tensor) else math.isfinite(self.radius)
+        return (
+            bool(torch.isfinite(self.radius).all()) if isinstance(self.radius, Tensor) else math.isfinite(self.radius)
+        )
 
     def take(self, rows: Rows) -> "Ball":
-        radius = self.radius[rows] if isinstance(self.radius, Tensor) and self.radius.ndim else self.radius
+        radius = self.radius[rows] if isinstance(self.radius, Tensor) else self.radius
         mask = self.mask[rows] if self.mask is not None and len(self.mask) > 1 else self.mask
         if radius is self.radius and mask is self.mask:
             return self
@@ -110,16 +123,19 @@ class Ball:
             r = self.radius if isinstance(self.radius, float) else like(self.radius, x)
             return torch.minimum(torch.maximum(z, x - r), x + r).clamp_(low, high)
         delta = z - x if self.mask is None else (z - x) * self.mask
-        radius = self.radius if isinstance(self.radius, Tensor) else float(self.radius)
-        return (x + self.norm.project_between(delta, radius, low - x, high - x)).clamp_(low, high)
+        return (x + self.norm.project_between(delta, self.radius, low - x, high - x)).clamp_(low, high)
 
     def snap(self, z: Batch, x: Batch) -> Batch:
         if self.grid is None:
             return z
-        low, width = self.box[0], self.box[1] - self.box[0]
-        steps = (z - x) * (self.grid / width)
-        moved = x + (steps + 1e-3 * steps.sign()).trunc() * (width / self.grid)
-        return ((moved - low) * (self.grid / width)).round() * width / self.grid + low
+        low, high = self.box
+        step = (high - low) / self.grid
+        steps = (z - x) / step
+        whole = (steps + 1e-3 * steps.sign()).trunc()
+        moved = ((x + whole * step - low) / step).round() * (high - low) / self.grid + low
+        return torch.where(whole == 0, x, moved).clamp_(
+            low, high
+        )  # what does not move keeps its very bits: L0 counts them
 
     def contains(self, z: Batch, x: Batch) -> Tensor:
         low, high = self.box
@@ -147,8 +163,22 @@ class Ball:
             z = x + delta
         return self.project(z, x)
 
-    def steepest(self, gradient: Batch) -> Batch:
-        return self.norm.steepest(gradient if self.mask is None else gradient * self.mask)
+    @property
+    def reach(self) -> float | PerExample:
+        """The radius; for L0, whose radius is a count, the width of the box."""
+        return self.box[1] - self.box[0] if self.norm is Norm.L0 else self.radius
+
+    def steepest(self, gradient: Batch, z: Batch | None = None) -> Batch:
+        """The norm's steepest direction; for L0 the whole gradient, its largest entry scaled to 1, since `project` picks the
+        coordinates (Croce and Hein 2019, arXiv:1909.05040). Coordinates of `z` that stand at the wall of the box that the
+        gradient points to do not count: an L1 step, all on one coordinate, would stay where it is."""
+        g = gradient if self.mask is None else gradient * self.mask
+        if z is not None and self.norm is not Norm.LINF:  # signs, clipped, come to the same
+            low, high = self.box
+            g = g.masked_fill(((z >= high) & (g > 0)) | ((z <= low) & (g < 0)), 0.0)
+        if self.norm is Norm.L0:
+            return g / like(flat(g.abs()).amax(dim=1).clamp_min(torch.finfo(g.dtype).tiny), g)
+        return self.norm.steepest(g)
 
     def linear_max(self, gradient: Batch, x: Batch) -> Batch:
         low, high = self.box
@@ -156,23 +186,22 @@ class Ball:
         corner = torch.where(g > 0, high - x, torch.where(g < 0, low - x, torch.zeros_like(x)))  # the best of the box
         if self.norm is Norm.LINF:
             return self.project(x + corner, x)
-        cap, radius = flat(corner.abs()), like(self.radius, x).expand(len(x), *(1,) * (x.ndim - 1)).reshape(-1, 1)
-        if self.norm is Norm.L2:  # d = min(s |g|, cap): the projection of any point far along g
-            far = torch.where(g != 0, g / flat(g.abs()).amax(dim=1).clamp_min(1e-30).reshape(-1, *(1,) * (x.ndim - 1)), g)
-            reach = like(self.radius, x) + (high - low) * math.sqrt(cap.shape[1])
-            step = far.to(torch.float64 if x.device.type != "mps" else x.dtype) * (reach * 1e6)
-            return self.project((x + step).to(torch.float64 if x.device.type != "mps" else x.dtype), x.to(step.dtype)).to(x.dtype)
-        gain = flat(g.abs()) if self.norm is Norm.L1 else flat(g.abs()) * cap
-        order = gain.argsort(dim=1, descending=True, stable=True)
-        if self.norm is Norm.L0:
-            spent = torch.arange(cap.shape[1], device=x.device, dtype=x.dtype)[None]
-            share = (spent < radius).to(x.dtype) * cap.gather(1, order)
-        else:
-            sorted_cap = cap.gather(1, order)
-            before = sorted_cap.cumsum(dim=1) - sorted_cap
-            share = (radius - before).clamp_min(0).minimum(sorted_cap)
-        size = torch.zeros_like(cap).scatter_(1, order, share).reshape(x.shape)
-        return (x + size * g.sign()).clamp(low, high)
+        kind = x.dtype if x.device.type == "mps" else torch.float64
+        slope, cap = flat(g.abs()).to(kind), flat(corner.abs()).to(kind)
+        radius = torch.as_tensor(self.radius, dtype=kind, device=x.device).expand(len(x))
+        if (
+            self.norm is Norm.L2
+        ):  # min(s |g|, cap), where g is scaled so that its useful part neither under- nor overflows
+            useful = torch.where(cap > 0, slope, torch.zeros_like(slope))
+            change = fill_l2(useful / useful.amax(dim=1, keepdim=True).clamp_min(torch.finfo(kind).tiny), cap, radius)
+        else:  # whole coordinates, the best first: L1 pays for length, L0 for each one
+            order = (slope if self.norm is Norm.L1 else slope * cap).argsort(dim=1, descending=True, stable=True)
+            room = cap.gather(1, order)
+            price = room if self.norm is Norm.L1 else torch.ones_like(room)
+            left = radius[:, None] - (price.cumsum(dim=1) - price)
+            share = left.clamp_min(0).minimum(room) if self.norm is Norm.L1 else (left > 0) * room
+            change = torch.zeros_like(cap).scatter_(1, order, share)
+        return (x + (change.reshape(x.shape) * g.sign()).to(x.dtype)).clamp(low, high)
 
     def check(self, x: Batch) -> None:
         """Refuse examples that this ball cannot be drawn around.
