@@ -1,0 +1,77 @@
+"""What an attack is, and the checks of settings that every attack file shares."""
+
+import math
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, ClassVar, Protocol
+
+from hauberk._rng import Streams
+from hauberk._shapes import Batch, PerExample
+from hauberk.errors import SettingError, ThreatError
+from hauberk.threat import Access, Goal, Norm, Region
+
+__all__ = ["Attack", "finite", "name_of", "not_negative", "positive", "settings_of", "step_of"]
+
+
+class Attack(Protocol):
+    """A frozen dataclass of settings that proposes one point per example; the judge decides what the points are worth.
+
+    `access` is the least it needs of a victim, `norms` what it can measure changes in.
+    """
+
+    access: ClassVar[Access]
+    norms: ClassVar[frozenset[Norm]]
+
+    def __call__(self, victim: Any, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch: ...
+
+
+def name_of(attack: object) -> str:
+    """The name an attack has in ledgers: that of its file."""
+    return type(attack).__module__.rsplit(".", 1)[-1]
+
+
+def settings_of(attack: object) -> dict[str, Any]:
+    """The settings of an attack, by name."""
+    if is_dataclass(attack) and not isinstance(attack, type):
+        return asdict(attack)
+    return {"repr": repr(attack)}
+
+
+def finite(attack: object, region: Region) -> None:
+    """Refuse a region without a radius."""
+    if not region.finite:
+        raise ThreatError(
+            f"{name_of(attack)} needs a finite radius, got radius=inf; write one into the threat, for example linf:8/255"
+        )
+
+
+def positive(attack: Any, *names: str) -> None:
+    """Refuse settings that are not finite numbers > 0, or not whole where the field is; None passes as unset."""
+    for name in names:
+        value = getattr(attack, name)
+        if value is not None and not (_is_number(value) and value > 0):
+            raise SettingError(f"{name_of(attack)} needs {name} > 0, got {name}={value!r}")
+        _whole(attack, name, value)
+
+
+def not_negative(attack: Any, *names: str) -> None:
+    """Refuse settings that are not finite numbers >= 0, or not whole where the field is."""
+    for name in names:
+        value = getattr(attack, name)
+        if not (_is_number(value) and value >= 0):
+            raise SettingError(f"{name_of(attack)} needs {name} >= 0, got {name}={value!r}")
+        _whole(attack, name, value)
+
+
+def step_of(region: Region, step_size: float | None, share: float) -> float | PerExample:
+    """The given step, or this share of the region's reach."""
+    return float(step_size) if step_size is not None else region.reach * share
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(attack: Any, name: str, value: object) -> None:
+    counts = {field.name for field in fields(attack) if field.type is int}
+    if name in counts and not isinstance(value, int):
+        raise SettingError(f"{name_of(attack)} needs a whole number of {name}, got {name}={value!r}")

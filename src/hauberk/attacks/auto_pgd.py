@@ -1,0 +1,257 @@
+"""Auto-PGD: projected gradient ascent that sets its own step size, restarts from its best point and needs no tuning.
+
+    v = project(z_t + eta * steepest(grad))                          (L-inf, L2; eta_0 = 2 eps)
+    z_(t+1) = project(z_t + a (v - z_t) + (1 - a) (z_t - z_(t-1)))     a = 0.75, in the first step 1
+    at checkpoints: halve eta and go back to the best point, where fewer than rho of the steps since the last checkpoint
+    raised the loss, or neither eta nor the best loss has changed since it
+
+L1 (Croce and Hein 2021): sign steps of length eta on the k largest gradient entries, k and eta adapted to the sparsity of
+the best point; the first 60 % of the steps climb in balls of three and two times the radius.
+
+Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+attacks", arXiv:2003.01690; L1: Croce and Hein 2021, "Mind the box", arXiv:2103.01208. Targeted runs: section 5.1 there.
+**Differs from the paper:** an example leaves once it is broken; L2 steps are projected onto ball and box together (paper:
+scaled, then clipped); any loss on any goal; a last forward judges the last point, and no gradient is taken there.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hauberk._rng import Streams
+from hauberk._shapes import Batch, flat, like
+from hauberk.attacks._attack import finite, not_negative, positive
+from hauberk.attacks._friendly import friendly
+from hauberk.blocks import Frontier, Loss, Rival, loss_named
+from hauberk.errors import SettingError, ThreatError
+from hauberk.threat import Access, Ball, Differentiable, Goal, Norm, Region, Untargeted
+
+__all__ = ["AutoPGD", "auto_pgd"]
+
+
+@dataclass(frozen=True)
+class AutoPGD:
+    """Auto-PGD. Cost: at most `restarts` * max(`targets`, 1) * (`steps` + 1) forwards, about as many backwards, an example.
+
+    Args:
+        steps: steps of each run.
+        loss: `ce`, `dlr`, `margin` or `probability`.
+        restarts: runs from fresh random starts, on examples that are not broken yet.
+        targets: 0 climbs away from the true class; k runs towards each of the k most likely wrong classes in turn (one
+            more query; fewer if the model has fewer classes), on an untargeted goal only.
+        rho: share of rising steps below which the step size is halved.
+        early_stop: leave an example once it is broken.
+    """
+
+    steps: int = 100
+    loss: str = "ce"
+    restarts: int = 1
+    targets: int = 0
+    rho: float = 0.75
+    early_stop: bool = True
+
+    access: ClassVar[Access] = Access.GRADIENTS
+    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF, Norm.L2, Norm.L1})
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "restarts", "rho")
+        not_negative(self, "targets")
+        loss_named(self.loss)
+
+    def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
+        finite(self, region)
+        if not isinstance(region, Ball) or region.norm not in self.norms:
+            raise ThreatError(f"auto_pgd works in linf, l2 and l1 balls, got {region}")
+        frontier = Frontier(victim, x, goal, region, early_stop=self.early_stop)
+        loss = loss_named(self.loss)
+        for wanted in self._goals(frontier, goal):
+            for _ in range(self.restarts):
+                frontier.restart()
+                if not len(frontier):
+                    return frontier.best
+                if region.norm is Norm.L1:
+                    self._climb_l1(frontier, loss, wanted, streams)
+                else:
+                    self._climb(frontier, loss, wanted, streams)
+        return frontier.best
+
+    def _goals(self, frontier: Frontier, goal: Goal) -> "list[Goal]":
+        if not self.targets:
+            return [goal]
+        if not isinstance(goal, Untargeted):
+            raise SettingError(
+                f"auto_pgd with targets={self.targets} chooses the targets itself and needs an untargeted goal, "
+                f"got {type(goal).__name__}; use targets=0"
+            )
+        if not len(frontier):
+            return []
+        rows = frontier.rows
+        logits = frontier.victim.logits(frontier.x, rows)
+        order = logits.scatter(1, goal.classes[rows, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+        ranked = goal.classes[:, None].repeat(1, logits.shape[1] - 1)
+        ranked[rows] = order[:, :-1]
+        return [Rival(goal.classes, ranked[:, k]) for k in range(min(self.targets, ranked.shape[1]))]
+
+    def _climb(self, frontier: Frontier, loss: Loss, wanted: Goal, streams: Streams) -> None:
+        ball = frontier.region
+        assert isinstance(ball, Ball)
+        z = frontier.region.project(frontier.x + _edge(ball, frontier, streams), frontier.x)
+        values, gradient = frontier.climb(z, loss, towards=wanted.take(frontier.rows))
+        state = _State(z, values, gradient, eta=2 * _per_example(ball.radius, z))
+        state.compact(frontier)
+        checkpoints = _checkpoints(self.steps)
+        for step in range(self.steps):
+            if not len(frontier):
+                return
+            region, x = frontier.region, frontier.x
+            v = region.project(state.z + like(state.eta, x) * region.steepest(state.gradient), x)
+            if step:
+                v = region.project(state.z + 0.75 * (v - state.z) + 0.25 * (state.z - state.before), x)
+            if step == self.steps - 1:
+                frontier.ask(v)
+                frontier.compact()
+                return
+            state.move(v, *frontier.climb(v, loss, towards=wanted.take(frontier.rows)))
+            state.compact(frontier)
+            if step + 1 in checkpoints:
+                state.check(self.rho, checkpoints[step + 1])
+
+    def _climb_l1(self, frontier: Frontier, loss: Loss, wanted: Goal, streams: Streams) -> None:
+        shares = (0.3, 0.3, 0.4)
+        budget = [max(int(share * self.steps), 1) for share in shares]
+        budget[-1] = max(self.steps - sum(budget[:-1]), 1)
+        z = frontier.x + streams.normal(frontier.rows, frontier.x.shape[1:], dtype=frontier.x.dtype)
+        for factor, steps in zip((3.0, 2.0, 1.0), budget, strict=True):
+            z = self._climb_l1_ball(frontier, loss, wanted, z, factor, steps)
+            if not len(frontier):
+                return
+
+    def _climb_l1_ball(
+        self, frontier: Frontier, loss: Loss, wanted: Goal, z: Batch, factor: float, steps: int
+    ) -> Batch:
+        """Climb in a ball of `factor` times the radius; only points of the ball itself are proposed. Returns the best points."""
+        features = math.prod(frontier.x.shape[1:])
+
+        def ball() -> Ball:
+            region = frontier.region
+            assert isinstance(region, Ball)
+            return region.with_radius(region.radius * factor)
+
+        fresh = factor == 3.0
+        z = ball().project(z, frontier.x)
+        values, gradient = frontier.climb(z, loss, towards=wanted.take(frontier.rows), allowed=factor == 1)
+        radius = _per_example(ball().radius, z)
+        state = _State(z, values, gradient, eta=radius.clone())
+        count = Norm.L0.size(z - frontier.x)
+        state.extra = [
+            torch.full_like(radius, 0.2) if fresh else count / features / 1.5,
+            torch.full_like(count, features) if fresh else count,
+            radius,
+        ]
+        state.compact(frontier)
+        every = max(int(0.04 * steps), 1)
+        for step in range(steps):
+            if not len(frontier):
+                break
+            share, known, radius = state.extra
+            x, region = frontier.x, ball()
+            direction = _sparse_sign(state.gradient if region.mask is None else state.gradient * region.mask, share)
+            v = region.project(state.z + like(state.eta, x) * direction, x)
+            if step == steps - 1 and factor == 1:
+                frontier.ask(v)
+                frontier.compact()
+                break
+            state.move(v, *frontier.climb(v, loss, towards=wanted.take(frontier.rows), allowed=factor == 1))
+            state.compact(frontier)
+            if (step + 1) % every == 0 and len(frontier):
+                share, known, radius = state.extra
+                sparse = Norm.L0.size(state.best - frontier.x)
+                settle = sparse / known < 0.95
+                state.eta = torch.where(settle, radius, (state.eta / 1.5).clamp_min(0).maximum(radius / 10))
+                state.back_to_best(settle)
+                state.extra = [sparse / features / 1.5, sparse, radius]
+        return state.best
+
+
+class _State:
+    """Per-example state of a climb, dropped row by row with the frontier."""
+
+    def __init__(self, z: Batch, values: Tensor, gradient: Batch, eta: Tensor) -> None:
+        self.z, self.before, self.gradient, self.eta = z, z, gradient, eta
+        self.best, self.best_gradient, self.best_value = z, gradient, values
+        self.value = values
+        self.rises = torch.zeros_like(values)
+        self.value_at_check = values
+        self.halved = torch.ones_like(values, dtype=torch.bool)
+        self.extra: list[Tensor] = []
+
+    def move(self, z: Batch, values: Tensor, gradient: Batch) -> None:
+        self.before, self.z, self.gradient = self.z, z, gradient
+        self.rises = self.rises + (values > self.value)
+        self.value = values
+        better = values > self.best_value
+        wide = better.reshape(-1, *(1,) * (z.ndim - 1))
+        self.best = torch.where(wide, z, self.best)
+        self.best_gradient = torch.where(wide, gradient, self.best_gradient)
+        self.best_value = torch.where(better, values, self.best_value)
+
+    def check(self, rho: float, window: int) -> None:
+        stuck = ~self.halved & (self.value_at_check >= self.best_value)
+        halve = (self.rises <= rho * window) | stuck
+        self.eta = torch.where(halve, self.eta / 2, self.eta)
+        self.halved, self.value_at_check, self.rises = halve, self.best_value, torch.zeros_like(self.rises)
+        self.back_to_best(halve)
+
+    def back_to_best(self, which: Tensor) -> None:
+        wide = which.reshape(-1, *(1,) * (self.z.ndim - 1))
+        self.z = torch.where(wide, self.best, self.z)
+        self.gradient = torch.where(wide, self.best_gradient, self.gradient)
+
+    def compact(self, frontier: Frontier) -> None:
+        fields = [self.z, self.before, self.gradient, self.eta, self.best, self.best_gradient, self.best_value]
+        fields += [self.value, self.rises, self.value_at_check, self.halved, *self.extra]
+        kept = frontier.compact(*fields)
+        self.z, self.before, self.gradient, self.eta, self.best, self.best_gradient, self.best_value = kept[:7]
+        self.value, self.rises, self.value_at_check, self.halved = kept[7:11]
+        self.extra = list(kept[11:])
+
+
+def _checkpoints(steps: int) -> dict[int, int]:
+    """Step -> length of the window that ends there: 22 % of the steps, each 3 % shorter than the last, at least 6 %."""
+    window, least, less = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
+    marks: dict[int, int] = {}
+    at = window
+    while at <= steps:
+        marks[at] = window
+        window = max(window - less, least)
+        at += window
+    return marks
+
+
+def _edge(ball: Ball, frontier: Frontier, streams: Streams) -> Batch:
+    """A random change of the full radius: uniform scaled to the sphere for L-inf, a random direction for L2."""
+    x, rows = frontier.x, frontier.rows
+    if ball.norm is Norm.LINF:
+        u = streams.uniform(rows, x.shape[1:], dtype=x.dtype) * 2 - 1
+        return u / like(flat(u.abs()).amax(dim=1).clamp_min(1e-12), x) * like(ball.radius, x)
+    return Norm.L2.steepest(streams.normal(rows, x.shape[1:], dtype=x.dtype)) * like(ball.radius, x)
+
+
+def _per_example(radius: float | Tensor, x: Batch) -> Tensor:
+    return torch.as_tensor(radius, dtype=x.dtype, device=x.device).expand(len(x)).clone()
+
+
+def _sparse_sign(gradient: Batch, share: Tensor) -> Batch:
+    """The signs of the largest `share` of each gradient's entries, of L1 size 1."""
+    g = flat(gradient)
+    features = g.shape[1]
+    place = ((1 - share) * features).clamp(0, features - 1).long()
+    threshold = g.abs().sort(dim=1).values.gather(1, place[:, None])
+    signs = torch.where(g.abs() >= threshold, g.sign(), torch.zeros_like(g))
+    return (signs / signs.abs().sum(dim=1, keepdim=True).clamp_min(1e-10)).reshape(gradient.shape)
+
+
+auto_pgd = friendly(AutoPGD)

@@ -1,0 +1,66 @@
+"""The one judge: an attack proposes points, and only what stands here is broken.
+
+The judge clips nothing and trusts nothing. It asks the victim again, in eval mode and the victim's own precision, and
+writes `broken` where the point is finite, inside the box and the region (slack stated there) and reaches the goal.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hauberk._shapes import Batch, Labels, PerExample, Rows, flat
+from hauberk.errors import SettingError
+from hauberk.threat import Access, Goal, Region
+
+__all__ = ["Verdict", "judge"]
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What the judge found, one entry per example.
+
+    Attributes:
+        broken: bool, the goal is reached at an allowed point.
+        allowed: bool, the point is finite and inside the region.
+        labels: int64, the class the victim gives the point; -1 where its answer is not finite.
+        confidence: softmax probability of that class; NaN from a victim of labels only.
+    """
+
+    broken: Tensor
+    allowed: Tensor
+    labels: Labels
+    confidence: PerExample
+
+
+def judge(victim: Any, points: Batch, x: Batch, goal: Goal, region: Region, rows: Rows) -> Verdict:
+    """Judge one proposed point per example.
+
+    Args:
+        victim: who is asked; one query a row.
+        points: (B, *shape) as an attack returned them.
+        x: (B, *shape) the clean examples.
+        goal, region: of these examples, row by row.
+        rows: which example each row is charged to.
+
+    Raises:
+        SettingError: the attack did not return one point per example in the examples' dtype.
+    """
+    if not isinstance(points, Tensor) or points.shape != x.shape or points.dtype != x.dtype:
+        kind = f"{tuple(points.shape)} {points.dtype}" if isinstance(points, Tensor) else type(points).__name__
+        raise SettingError(
+            f"an attack returns one point per example, {tuple(x.shape)} {x.dtype}, got {kind}; mend the attack"
+        )
+    allowed = region.contains(points, x)
+    shown = torch.where(flat(points.isfinite()).all(dim=1).reshape(-1, *(1,) * (x.ndim - 1)), points, x)
+    if victim.access < Access.SCORES:
+        labels = victim.labels(shown, rows)
+        reached, confidence = goal.reached(labels) & (labels >= 0), torch.full((len(x),), torch.nan, device=x.device)
+    else:
+        logits = victim.logits(shown, rows)
+        sane = logits.isfinite().all(dim=1)
+        reached = (goal.margin(logits) > 0) & sane
+        labels = torch.where(sane, logits.argmax(dim=1), -1)
+        confidence = logits.softmax(dim=1).amax(dim=1)
+    return Verdict(reached & allowed, allowed, labels, confidence)
