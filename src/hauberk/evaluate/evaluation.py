@@ -1,0 +1,252 @@
+"""`evaluate`: how robust is this model, really? Streams the data, runs the suite chunk by chunk, keeps the evidence."""
+
+import datetime
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from hauberk import evidence
+from hauberk.attacks import Attack, name_of, settings_of
+from hauberk.data import Chunk, Source
+from hauberk.data import load as load_data
+from hauberk.errors import DataError, SettingError, ThreatError
+from hauberk.evaluate.audit import audit_victim
+from hauberk.evaluate.cascade import run_chunk
+from hauberk.evaluate.result import build_result
+from hauberk.evaluate.suites import Suite, suite_for
+from hauberk.evidence import FinishedRun, Manifest, MemoryRun, RunFolder, rows_table
+from hauberk.threat import Access, ThreatModel, goal_from
+from hauberk.victims import Victim, check_inputs, wrap
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation.
+
+    Attributes:
+        run: all the evidence: `run.rows`, `run.adversarials()`, `run.ledgers`, `run.path`.
+    """
+
+    run: FinishedRun
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The JSON contract, see docs/json_contract.md."""
+        return self.run.result
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of the examples that are classified correctly."""
+        return self.result["clean_accuracy"]["value"]
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Upper bound: share that no attack broke, at the largest radius."""
+        return self.result["robust_accuracy"]["upper"]["value"]
+
+    def __repr__(self) -> str:
+        upper = self.result["robust_accuracy"]["upper"]
+        return (
+            f"Evaluation(clean {self.clean_accuracy:.1%}, robust <= {upper['value']:.1%} "
+            f"[{upper['low']:.1%}, {upper['high']:.1%}] under {self.result['threat']}, n={self.result['n']})"
+        )
+
+
+def evaluate(
+    model: Any,
+    data: Any,
+    threat: str | ThreatModel,
+    *,
+    suite: str | Suite | Attack | Sequence[Attack] = "standard",
+    stages: int | None = None,
+    seed: int = 0,
+    n: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    batch_size: int = 128,
+    audit: bool = True,
+    keep_adversarials: bool = True,
+    progress: bool = False,
+    command: str | None = None,
+) -> Evaluation:
+    """Attack a model on data under a threat, and say what is left of its accuracy.
+
+    Args:
+        model: a victim, or anything that `hauberk.wrap` takes with its defaults.
+        data: whatever `hauberk.data.load` takes: a name, a path, a pair (x, y), a Source.
+        threat: with a radius, or several for a curve.
+        suite: `quick`, `standard`, or attacks of your own.
+        stages: only this many attacks of the suite.
+        seed: every draw's address; the same seed repeats the run.
+        n: only the first n examples.
+        out: the run folder; after a kill at any instant the same call finishes the run. In memory where None.
+        batch_size: examples that are worked on together, and kept together in the evidence.
+        audit: run the checks on the first examples that say whether the attacks can be trusted.
+        keep_adversarials: keep the broken examples' inputs beside their rows.
+        progress: show a progress bar on stderr.
+        command: what the user typed, for the report.
+
+    Raises:
+        DataError, ModelError, ThreatError, AccessError, SettingError, UnknownNameError: an argument is not what it must be.
+        RunError: the run folder belongs to something else.
+
+    Cost: see the suite; counted in `result["cost"]`, with the clean pass, the judge and the audit.
+    """
+    threat = ThreatModel.parse(threat)
+    if threat.smallest:
+        raise ThreatError(
+            f"an evaluation needs a radius, got {threat}; write for example {threat.norm}:{_EXAMPLE[threat.norm.value]}"
+        )
+    if batch_size < 1:
+        raise SettingError(f"a batch holds at least one example, got batch_size={batch_size}")
+    victim = wrap(model)
+    source = load_data(data, bounds=victim.bounds, n=n)
+    _look(victim, source, threat)
+    access = min(threat.access, victim.access)
+    chosen = suite_for(suite, threat, access)
+    chosen = chosen if stages is None else chosen.first(stages)
+    manifest = Manifest(
+        model_name=victim.name,
+        model_fingerprint=victim.fingerprint(),
+        data_name=source.name,
+        data_fingerprint=source.fingerprint(),
+        threat=str(threat),
+        suite=chosen.name,
+        attacks=[{"name": name_of(attack), "settings": settings_of(attack)} for attack in chosen.attacks],
+        seed=seed,
+        n=len(source),
+        batch_size=batch_size,
+        dtype=str(victim.dtype).removeprefix("torch."),
+        options={"audit": audit, "keep_adversarials": keep_adversarials},
+        provenance=evidence.provenance(),
+    )
+    started = _now()
+    with RunFolder.open(out, manifest) if out is not None else MemoryRun(manifest) as run:
+        with _bar(progress, len(source), chosen.name) as advance:
+            for index, begin in enumerate(range(0, len(source), batch_size)):
+                if index in run.done:
+                    advance(min(batch_size, len(source) - begin), "resumed")
+            for index, chunk in _missing(source, batch_size, run.done):
+                ledger, rows, tensors = _work(
+                    victim, chunk, threat, chosen, seed, access, audit and index == 0, advance
+                )
+                if not keep_adversarials:
+                    tensors = {name: tensor[:0] for name, tensor in tensors.items()}
+                run.write_chunk(index, rows, tensors, ledger)
+                advance(len(chunk), "")
+        result = build_result(
+            victim, source, threat, chosen, manifest, run.ledgers(), command=command, started=started, finished=_now()
+        )
+        if out is None:
+            result["rows"] = None  # kept in memory: there is no file
+        run.finish(result)
+        return Evaluation(run.finished())
+
+
+_EXAMPLE = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "24"}
+
+
+def _look(victim: Victim, source: Source, threat: ThreatModel) -> None:
+    """Refuse what cannot work before any attack is paid for: the first examples go through every check."""
+    first = next(iter(source.chunks(min(32, max(len(source), 1)))), None)
+    if first is None or not len(first):
+        raise DataError(f"expected at least one example in {source.name}, got none")
+    x, y = check_inputs(victim, first.x, first.y, ids=first.ids)
+    victim.probe(x[:8])
+    threat.ball(victim.bounds).check(x)
+    if threat.goal != "untargeted":  # a class that does not exist, or a goal that labels alone cannot show
+        one = torch.arange(1, device=x.device)
+        if min(threat.access, victim.access) < Access.SCORES:
+            goal_from(threat.goal, y[:1]).reached(y[:1])
+        else:
+            scores = victim.logits(x[:1], one)
+            goal_from(threat.goal, y[:1], scores).margin(scores)
+
+
+def _missing(source: Source, size: int, done: set[int]) -> Iterator[tuple[int, Chunk]]:
+    """The chunks that are not done, read forward from the first of them."""
+    total = -(-len(source) // size)
+    missing = [index for index in range(total) if index not in done]
+    if not missing:
+        return
+    wanted = set(missing)
+    chunks = source.chunks(size, start=missing[0] * size, stop=min((missing[-1] + 1) * size, len(source)))
+    for index, chunk in enumerate(chunks, start=missing[0]):
+        if index in wanted:
+            yield index, chunk
+
+
+def _work(
+    victim: Victim,
+    chunk: Chunk,
+    threat: ThreatModel,
+    suite: Suite,
+    seed: int,
+    access: Access,
+    audited: bool,
+    advance: Callable[[int, str], None],
+) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """Evaluate one chunk: its ledger, rows and tensors."""
+    began = time.perf_counter()
+    x, y = check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids)
+    threat.ball(victim.bounds).check(x)
+    ready = Chunk(chunk.ids, x, y)
+    found = audit_victim(victim, x, y, chunk.ids, threat, seed=seed, access=access) if audited else None
+    made = run_chunk(
+        victim,
+        ready,
+        threat,
+        suite,
+        seed=seed,
+        access=access,
+        advance=lambda name, left: advance(0, f"{name}: {left} left"),
+    )
+    ledger: dict[str, Any] = {
+        "examples": len(chunk),
+        "attacks": [asdict(tally) for tally in made.tallies],
+        "statuses": made.statuses,
+        "classes": [[label, *counts] for label, counts in sorted(made.classes.items())],
+        "charged": made.charged,
+        "audit": None if found is None else found.to_json(),
+        "seconds": time.perf_counter() - began,
+    }
+    return ledger, rows_table(made.columns), made.tensors
+
+
+@contextmanager
+def _bar(show: bool, total: int, name: str) -> Iterator[Callable[[int, str], None]]:
+    if not show:
+        yield lambda count, what: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[what]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=total, what="")
+        yield lambda count, what: progress.update(task, advance=count, what=what)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

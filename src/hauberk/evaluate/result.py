@@ -1,0 +1,160 @@
+"""From the ledgers of a run to the JSON contract `hauberk.evaluation/1`."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from hauberk.attacks import name_of, settings_of
+from hauberk.data import Source
+from hauberk.evaluate.audit import Finding, audit_cascade
+from hauberk.evaluate.cascade import Tally
+from hauberk.evaluate.statement import threat_statement
+from hauberk.evaluate.statistics import clopper_pearson
+from hauberk.evaluate.suites import Suite
+from hauberk.evidence import RESULT_SCHEMA, Manifest
+from hauberk.threat import ThreatModel
+from hauberk.victims import Victim
+
+__all__ = ["build_result"]
+
+Ledger = Mapping[str, Any]
+
+
+def build_result(
+    victim: Victim,
+    source: Source,
+    threat: ThreatModel,
+    suite: Suite,
+    manifest: Manifest,
+    ledgers: Sequence[Ledger],
+    *,
+    command: str | None,
+    started: str,
+    finished: str,
+) -> dict[str, Any]:
+    """The result of a run whose chunks are all done."""
+    n = sum(ledger["examples"] for ledger in ledgers)
+    radii = [_radius(ledgers, index, n) for index in range(len(threat.radii))]
+    right = n - radii[-1]["misclassified"]
+    tallies = [_tally(ledgers, stage, name_of(attack)) for stage, attack in enumerate(suite.attacks)]
+    audit, checks = _audit(ledgers, tallies, right)
+    return {
+        "schema": RESULT_SCHEMA,
+        "hauberk": version("hauberk"),
+        "model": {
+            "name": victim.name,
+            "fingerprint": manifest.model_fingerprint,
+            "description": victim.description,
+            "notes": list(victim.notes),
+        },
+        "data": {
+            "name": source.name,
+            "fingerprint": manifest.data_fingerprint,
+            "shape": list(source.shape),
+            "notes": list(source.notes),
+            "class_names": None if source.class_names is None else list(source.class_names),
+        },
+        "threat": str(threat),
+        "threat_statement": threat_statement(threat, victim.bounds),
+        "suite": suite.name,
+        "seed": manifest.seed,
+        "n": n,
+        "batch_size": manifest.batch_size,
+        "clean_accuracy": clopper_pearson(right, n).to_json(),
+        "robust_accuracy": radii[-1]["robust_accuracy"],
+        "attacks": [
+            {
+                "name": tally.name,
+                "settings": settings_of(attack),
+                "attempted": tally.attempted,
+                "broken": tally.broken,
+                "forwards": tally.forwards,
+                "backwards": tally.backwards,
+                "queries": tally.queries,
+                "seconds": tally.seconds,
+            }
+            for tally, attack in zip(tallies, suite.attacks, strict=True)
+        ],
+        "cost": _cost(ledgers, n),
+        "radii": radii,
+        "per_class": _per_class(ledgers, source.class_names),
+        "audit": [{"id": f.id, "severity": f.severity, "evidence": f.evidence, "next": f.next} for f in audit],
+        "audit_checks": checks,
+        "rows": "rows.parquet",
+        "environment": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": dict(manifest.provenance.get("packages", {})),
+            "git": manifest.provenance.get("git"),
+            "device": str(victim.device),
+            "dtype": manifest.dtype,
+            "threads": torch.get_num_threads(),
+            "command": command,
+            "started": started,
+            "finished": finished,
+        },
+    }
+
+
+def _radius(ledgers: Sequence[Ledger], index: int, n: int) -> dict[str, Any]:
+    rows = [ledger["statuses"][index] for ledger in ledgers]
+    counts = {key: sum(row[key] for row in rows) for key in ("misclassified", "broken", "undecided", "proven")}
+    standing = counts["undecided"] + counts["proven"]
+    return {
+        "radius": rows[0]["radius"],
+        "robust_accuracy": {"upper": clopper_pearson(standing, n).to_json(), "lower": None},
+        **counts,
+    }
+
+
+def _tally(ledgers: Sequence[Ledger], stage: int, name: str) -> Tally:
+    total = Tally(name)
+    for ledger in ledgers:
+        part = ledger["attacks"][stage]
+        for key in ("attempted", "broken", "forwards", "backwards", "queries", "seconds"):
+            setattr(total, key, getattr(total, key) + part[key])
+    return total
+
+
+def _cost(ledgers: Sequence[Ledger], n: int) -> dict[str, float]:
+    def total(key: str) -> int:
+        return sum(ledger["charged"][key] + (ledger["audit"] or {}).get(key, 0) for ledger in ledgers)
+
+    return {
+        "forwards_per_example": total("forwards") / n,
+        "backwards_per_example": total("backwards") / n,
+        "queries_per_example": total("queries") / n,
+        "seconds": sum(ledger["seconds"] for ledger in ledgers),
+    }
+
+
+def _per_class(ledgers: Sequence[Ledger], names: Sequence[str] | None) -> list[dict[str, Any]]:
+    counts: dict[int, list[int]] = {}
+    for ledger in ledgers:
+        for label, *numbers in ledger["classes"]:
+            counts[label] = [a + b for a, b in zip(counts.get(label, [0, 0, 0]), numbers, strict=True)]
+    return [
+        {
+            "class": label,
+            "name": names[label] if names is not None and label < len(names) else None,
+            "count": count,
+            "clean_accuracy": clopper_pearson(right, count).to_json(),
+            "robust_accuracy": {"upper": clopper_pearson(standing, count).to_json(), "lower": None},
+        }
+        for label, (count, right, standing) in sorted(counts.items())
+    ]
+
+
+def _audit(ledgers: Sequence[Ledger], tallies: Sequence[Tally], right: int) -> tuple[list[Finding], list[str]]:
+    findings: list[Finding] = []
+    checks: list[str] = []
+    for ledger in ledgers:
+        if ledger["audit"] is not None:
+            findings += [Finding(**finding) for finding in ledger["audit"]["findings"]]
+            checks += ledger["audit"]["checks"]
+    free = audit_cascade(tallies, right)
+    order = {"error": 0, "warning": 1, "info": 2}
+    return sorted(findings + free, key=lambda finding: order[finding.severity]), checks

@@ -1,0 +1,41 @@
+"""The threat in plain words, for results and reports."""
+
+from hauberk.threat import Access, Norm, ThreatModel
+
+__all__ = ["threat_statement"]
+
+_CHANGE = {
+    Norm.LINF: "change every input value by at most {radius}",
+    Norm.L2: "change the input by at most {radius} in Euclidean length (L2)",
+    Norm.L1: "change the input values by at most {radius} in sum (L1)",
+    Norm.L0: "change at most {radius} input values (L0), each to anything",
+}
+_ACCESS = {
+    Access.GRADIENTS: "knows the model and its gradients (white box)",
+    Access.SCORES: "sees the model's scores but not its gradients",
+    Access.LABELS: "sees the predicted label only",
+}
+
+
+def threat_statement(threat: ThreatModel, bounds: tuple[float, float]) -> str:
+    """What the attacker may do, wants and sees, as a paragraph."""
+    low, high = bounds
+    radii = [f"{radius:g}" for radius in threat.radii]
+    radius = radii[-1] if len(radii) == 1 else f"{', '.join(radii[:-1])} or {radii[-1]}"
+    grid = f" Changed values lie on a grid of {threat.grid} steps, so that they survive saving." if threat.grid else ""
+    return (
+        f"The attacker may {_CHANGE[threat.norm].format(radius=radius)}, where inputs lie in [{low:g}, {high:g}], "
+        f"and {_ACCESS[threat.access]}. {_wanted(threat.goal)}{grid}"
+    )
+
+
+def _wanted(goal: str) -> str:
+    if goal == "untargeted":
+        return "Any wrong answer counts."
+    if goal == "least-likely":
+        return "Only the class that the model held least likely for the clean example counts."
+    if goal.startswith("target="):
+        return (
+            f"Only class {goal.removeprefix('target=')} as the answer counts; examples of that class cannot be broken."
+        )
+    return f"The true class must fall out of the {goal.removeprefix('top')} most likely."
