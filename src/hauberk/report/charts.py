@@ -1,0 +1,127 @@
+"""The geometry of the charts, in the units of an SVG's view box; the templates only draw it.
+
+The charts are small, few and flat, so they are drawn by Jinja macros as inline SVG rather than by matplotlib: every
+colour and font is then a CSS variable of the page (dark, light and print come for nothing), text stays text, a
+drawing costs kilobytes instead of tens of them, and writing a report does not pay for importing a plotting library.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Curve", "Mark", "Series", "Tick", "curve"]
+
+_WIDTH, _HEIGHT = 560.0, 340.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 28.0, 40.0, 52.0
+_LABEL_GAP = 48.0  # nearer labels would touch when the text is enlarged for phones
+_MOST_DOTS = 12
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One measured share: where it stands, its interval, and its words."""
+
+    radius: float
+    value: float
+    low: float
+    high: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A label on an axis, at a place in view-box units."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A drawn mark."""
+
+    x: float
+    y: float
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """One drawn line with its band."""
+
+    kind: str
+    line: str
+    band: str
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A drawing of robust accuracy against radius."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x: tuple[Tick, ...]
+    y: tuple[Tick, ...]
+    series: tuple[Series, ...]
+
+
+def curve(lines: Sequence[tuple[str, Sequence[Mark]]], ticks: Sequence[tuple[float, str]]) -> Curve | None:
+    """Lay out lines of marks, each line named by its kind, over the radii from 0 to the largest.
+
+    Args:
+        lines: (kind, marks by increasing radius).
+        ticks: (radius, label) wanted on the x axis; those without room are left out, the last one never.
+
+    Returns:
+        The drawing, or None where no mark has a radius above 0.
+    """
+    far = max((mark.radius for _, marks in lines for mark in marks if math.isfinite(mark.radius)), default=0.0)
+    if far <= 0:
+        return None
+
+    def x(radius: float) -> float:
+        return round(_LEFT + (_WIDTH - _LEFT - _RIGHT) * radius / far, 2)
+
+    def y(share: float) -> float:
+        return round(_TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - min(max(share, 0.0), 1.0)), 2)
+
+    drawn = []
+    for kind, marks in lines:
+        shown = [mark for mark in marks if math.isfinite(mark.radius)]
+        upper = [f"{x(m.radius)},{y(m.high)}" for m in shown]
+        lower = [f"{x(m.radius)},{y(m.low)}" for m in reversed(shown)]
+        dots = tuple(Dot(x(m.radius), y(m.value), m.label, f"{round(100 * m.value, 1):g}") for m in shown)
+        drawn.append(
+            Series(
+                kind,
+                " ".join(f"{x(m.radius)},{y(m.value)}" for m in shown),
+                " ".join(upper + lower),
+                dots if len(dots) <= _MOST_DOTS else (),
+            )
+        )
+    return Curve(
+        _WIDTH,
+        _HEIGHT,
+        _LEFT,
+        _WIDTH - _RIGHT,
+        _TOP,
+        _HEIGHT - _BOTTOM,
+        _spaced([Tick(x(radius), label) for radius, label in ticks]),
+        tuple(Tick(y(share), f"{100 * share:.0f}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        tuple(drawn),
+    )
+
+
+def _spaced(ticks: list[Tick]) -> tuple[Tick, ...]:
+    """Those ticks that have room, taken from the right, because the headline speaks of the last."""
+    kept: list[Tick] = []
+    for tick in sorted(ticks, key=lambda tick: -tick.at):
+        if not kept or kept[-1].at - tick.at >= _LABEL_GAP:
+            kept.append(tick)
+    return tuple(reversed(kept))

@@ -1,0 +1,177 @@
+"""The result of a run, and of a comparison, in a terminal.
+
+Names that came from a user are shown as plain text: no markup of rich is read in them and no control character
+reaches the terminal.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hauberk.report.outcomes import STATUSES, Level, levels
+from hauberk.report.words import DASH, amount, duration, headline, interval, noun, percent, plain, propagations
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["comparison", "summary"]
+
+_COLOURS = {"proven": "blue", "undecided": "cyan", "broken": "yellow", "misclassified": "bright_black"}
+# Told apart without colour too: in a log file, or by a reader who sees few colours.
+_CELLS = {"proven": "█", "undecided": "▓", "broken": "░", "misclassified": "·"}
+_SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+def summary(result: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """Print what a result says: the headline, the outcome at each radius, the attacks, the cost and the audit.
+
+    Args:
+        result: the JSON contract, schema `hauberk.evaluation/1`.
+        console: where to; a new one on standard output if None.
+    """
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    console = console or Console()
+    model, data, cost = result.get("model") or {}, result.get("data") or {}, result.get("cost") or {}
+    sentence = headline(result)
+    console.print(
+        Panel(
+            Text.assemble(sentence.before, " ", (sentence.figure, "bold"), " ", sentence.after),
+            title=Text(plain(model.get("name") or "model"), style="bold"),
+            subtitle=Text(f"{plain(data.get('name') or 'data')}, {plain(result.get('threat') or DASH)}", style="dim"),
+            padding=(1, 2),
+        )
+    )
+    clean = result.get("clean_accuracy") or {}
+    if clean.get("value") is not None:
+        console.print(Text(f"Unattacked, {percent(clean['value'])} ({interval(clean)}) are right.", style="dim"))
+    shown = levels(result)
+    if shown:
+        console.print()
+        _outcome(shown, console)
+    if result.get("attacks"):
+        console.print()
+        console.print(_attacks(result["attacks"]))
+    total = propagations(cost)
+    if total is not None:
+        line = f"{amount(total)} propagations per {noun(result, 1)} ({amount(cost['forwards_per_example'])} forwards"
+        line += (
+            f" + {amount(cost['backwards_per_example'])} backwards), {amount(cost.get('queries_per_example'))} queries"
+        )
+        console.print(Text(f"{line}, {duration(cost.get('seconds'))} in all.", style="dim"))
+    for entry in result.get("audit") or []:
+        severity = entry.get("severity") if entry.get("severity") in _SEVERITIES else "warning"
+        console.print()
+        console.print(
+            Text.assemble(
+                (f"{severity}: ", _SEVERITIES[severity]),
+                (plain(entry.get("id")), "bold"),
+                " ",
+                plain(entry.get("evidence") or ""),
+            )
+        )
+        if entry.get("next"):
+            console.print(Text.assemble(("next: ", "bold"), plain(entry["next"])))
+
+
+def _outcome(shown: Sequence[Level], console: "Console") -> None:
+    from rich.text import Text
+
+    statuses = [s for s in STATUSES if s != "proven" or any(level.count("proven") for level in shown)]
+    width = max(10, min(40, console.width - 14 - 15 * len(statuses)))
+    table = _table("radius", "", *(f"{_CELLS[status]} {status}" for status in statuses), plain_columns=1)
+    for level in shown:
+        bar = Text()
+        filled = 0.0
+        for status, _, share, _ in level.counts:
+            cells = round((filled + share) * width) - round(filled * width)
+            bar.append(_CELLS[status] * cells, style=_COLOURS[status])
+            filled += share
+        table.add_row(Text(level.text), bar, *(str(level.count(status)) for status in statuses))
+    console.print(table)
+
+
+def _attacks(entries: Sequence[Mapping[str, Any]]) -> "Table":
+    from rich.text import Text
+
+    table = _table("attack", "attempted", "broken", "forwards", "backwards", "queries", "time")
+    for entry in entries:
+        numbers = [amount(entry.get(key)) for key in ("attempted", "broken", "forwards", "backwards", "queries")]
+        table.add_row(Text(plain(entry.get("name") or DASH)), *numbers, duration(entry.get("seconds")))
+    return table
+
+
+def _table(*columns: str, plain_columns: int = 0) -> "Table":
+    """A table without frames; the first column is words, then perhaps `plain_columns` of them, the others numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1))
+    for place, column in enumerate(columns):
+        table.add_column(
+            column, justify="left" if place <= plain_columns else "right", no_wrap=place > 0, overflow="fold"
+        )
+    return table
+
+
+def comparison(result: Mapping[str, Any], console: "Console | None" = None) -> None:
+    """Print the paired comparison of two runs.
+
+    Args:
+        result: schema `hauberk.comparison/1`, from `hauberk.evaluate`.
+        console: where to; a new one on standard output if None.
+    """
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    console = console or Console()
+    n = result.get("n") or 0
+    names = [plain((result.get(side) or {}).get("name") or side) for side in ("a", "b")]
+    if names[0] == names[1]:
+        names = [f"{name} ({side})" for name, side in zip(names, "AB", strict=True)]
+    console.print(
+        Panel(Text(plain(result.get("sentence") or "")), title=Text(" and ".join(names), style="bold"), padding=(1, 2))
+    )
+
+    def share(key: str) -> str:
+        count = result.get(key)
+        return percent(count / n) if n and count is not None else DASH
+
+    table = _table(f"Of {amount(n)} examples", "count", "share")
+    for words, key in (
+        ("both stay right", "both_robust"),
+        (f"only {names[0]}", "only_a"),
+        (f"only {names[1]}", "only_b"),
+        ("neither", "neither"),
+    ):
+        table.add_row(Text(words), amount(result.get(key)), share(key))
+    console.print(table)
+    facts = _table("", "")
+    facts.show_header = False
+    p = result.get("p_value")
+    for words, value in (
+        (f"{names[0]} minus {names[1]}", _difference(result)),
+        ("exact McNemar p", DASH if p is None else ("<0.0001" if p < 1e-4 else f"{p:.4f}")),
+        (
+            "smallest difference these examples would show",
+            _points(result.get("smallest_detectable_difference"), signed=False),
+        ),
+    ):
+        facts.add_row(Text(words), Text(value))
+    console.print(facts)
+
+
+def _points(value: float | None, *, signed: bool = True) -> str:
+    """A difference of shares in percentage points."""
+    if value is None:
+        return DASH
+    return f"{100 * value:{'+' if signed else ''}.1f} points"
+
+
+def _difference(result: Mapping[str, Any]) -> str:
+    text = _points(result.get("difference"))
+    low, high = result.get("low"), result.get("high")
+    return text if low is None or high is None else f"{text} ({100 * low:+.1f} to {100 * high:+.1f})"
