@@ -1,0 +1,142 @@
+"""`hauberk list`: what there is to name."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hauberk import data, zoo
+from hauberk.attacks import name_of
+from hauberk.cli.known import attacks_by_name, defaults_of
+from hauberk.errors import HauberkError, UnknownNameError
+from hauberk.evaluate import SUITES
+from hauberk.report.words import percent
+from hauberk.threat import Access, Norm
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["show"]
+
+
+def show(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="WHAT", show_default=False, help="models, data, attacks or suites; all if left out."),
+    ] = None,
+) -> None:
+    """The models, data sets, attacks and suites that come with hauberk."""
+    from rich.console import Console
+
+    tables: dict[str, tuple[Callable[[], Table], ...]] = {
+        "models": (_models, _own_models),
+        "data": (_data,),
+        "attacks": (_attacks,),
+        "suites": (_suites,),
+    }
+    if what is not None and what not in tables:
+        raise UnknownNameError.of("list", what, tables)
+    console = Console()
+    for name in tables if what is None else (what,):
+        for table in tables[name]:
+            console.print(table())
+
+
+def _table(title: str, *columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", title_style="bold"
+    )
+    for place, column in enumerate(columns):
+        table.add_column(column, no_wrap=place == 0)
+    return table
+
+
+def _row(table: "Table", *cells: str) -> None:
+    from rich.text import Text
+
+    table.add_row(*map(Text, cells))
+
+
+def _models() -> "Table":
+    table = _table("Models", "MODEL", "what it is", "clean", "robust at most")
+    for name, summary in zoo.names().items():
+        try:
+            measured: dict[str, Any] | None = zoo.card(name).get("measured")
+        except HauberkError:  # a damaged card is no reason not to list the others
+            measured = None
+        clean = robust = "not measured"
+        if measured is not None:
+            clean = percent(measured["clean_accuracy"]["value"])
+            last = measured["radii"][-1]
+            robust = f"{percent(last['robust_accuracy']['upper']['value'])} at {measured['norm']}:{last['radius']:g}"
+        _row(table, f"zoo:{name}", summary, clean, robust)
+    return table
+
+
+def _own_models() -> "Table":
+    table = _table("Models of your own", "MODEL", "what it is")
+    for spelling, meaning in (
+        ("FILE.safetensors", "weights, with --arch module:factory or path/to/file.py:factory"),
+        ("FILE.pt2", "a program of torch.export"),
+        ("FILE.pt", "TorchScript; with --trust-pickle also a pickled module or weights"),
+        ("FILE.onnx", "ONNX, by onnxruntime: scores and labels, no gradients"),
+        ("sklearn:FILE.skops", "a fitted scikit-learn classifier; with --trust-pickle also .joblib and .pkl"),
+        ("py:module:object", "a model or what builds one, of a module or of a file: py:path/to/file.py:object"),
+    ):
+        _row(table, spelling, meaning)
+    return table
+
+
+def _data() -> "Table":
+    table = _table("Data", "DATA", "what it is")
+    for name, description in data.names().items():
+        _row(table, name, description)
+    for spelling, meaning in (
+        ("FILE.npz", "arrays images (or x, data, ...) and labels (or y, targets, ...); uint8 or float, NCHW or NHWC"),
+        ("FILE.parquet", "a column of pictures, as Hugging Face stores them, or of numbers, and one of labels"),
+        ("FOLDER", "one subfolder of pictures per class"),
+        ("py:module:object", "a pair (x, y), a mapping, a map-style data set, or what returns one"),
+    ):
+        _row(table, spelling, meaning)
+    return table
+
+
+def _attacks() -> "Table":
+    table = _table("Attacks", "NAME", "needs", "norms", "what it does, and its settings")
+    for name, kind in attacks_by_name().items():
+        norms = [norm.value for norm in Norm if norm in kind.norms]
+        settings = ", ".join(f"{key}={_value(default)}" for key, default in defaults_of(kind).items())
+        first = (kind.__doc__ or "").strip().splitlines()[0].partition(" Cost: ")[0]
+        _row(table, name, str(kind.access), " ".join(norms), f"{first}\n{settings}")
+    return table
+
+
+def _value(default: Any) -> str:
+    return "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _suites() -> "Table":
+    table = _table("Suites", "SUITE", "for", "attacks for linf, in order")
+    for name, (purpose, by_access) in SUITES.items():
+        for access in sorted(by_access, reverse=True):
+            attacks = by_access[Access(access)](Norm.LINF)
+            _row(
+                table,
+                name if access is max(by_access) else "",
+                f"{purpose}; {access}" if access is max(by_access) else str(access),
+                ", ".join(_short(attack) for attack in attacks),
+            )
+    return table
+
+
+def _short(attack: Any) -> str:
+    """The name of an attack and the settings in which it departs from its defaults."""
+    changed = [
+        f"{key}={_value(getattr(attack, key))}"
+        for key, default in defaults_of(type(attack)).items()
+        if getattr(attack, key) != default
+    ]
+    return f"{name_of(attack)}({', '.join(changed)})" if changed else name_of(attack)

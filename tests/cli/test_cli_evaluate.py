@@ -1,0 +1,231 @@
+"""`hauberk evaluate`: what it prints, writes and exits with."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+Run = Callable[..., Any]
+EVALUATE = ("evaluate", "py:nets.py:tiny", "--data", "good.npz", "--suite", "quick", "--threat", "linf:0.05,0.1")
+
+
+def check(document: dict[str, Any]) -> dict[str, Any]:
+    schema = json.loads(resources.files("hauberk.evaluate").joinpath("evaluation.schema.json").read_text("utf-8"))
+    jsonschema.validate(document, schema)
+    return document
+
+
+def test_evaluate_prints_the_summary_and_says_every_guess(hauberk: Run) -> None:
+    done = hauberk(*EVALUATE)
+    assert done.exit_code == 0, done.output
+    assert "Of 12 test images the model keeps at most" in " ".join(done.stdout.replace("│", " ").split())
+    assert all(line.startswith("note: ") for line in done.stderr.splitlines())
+    assert "'images' of good.npz are 1x4x4" in done.stderr
+    assert "was called without arguments to build the model" in done.stderr
+
+
+def test_guesses_name_options_as_the_command_line_spells_them(hauberk: Run) -> None:
+    done = hauberk(*EVALUATE, "--stages", "1", "--no-audit")
+    assert done.exit_code == 0
+    probabilities = hauberk("evaluate", "py:nets.py:probabilities", *EVALUATE[2:], "--stages", "1", "--no-audit")
+    assert "The outputs look like probabilities" in probabilities.stderr
+    assert "--output logits" in probabilities.stderr
+
+
+def test_json_on_standard_output_is_alone_there_and_keeps_the_contract(hauberk: Run) -> None:
+    done = hauberk(*EVALUATE, "--json", "-")
+    document = check(json.loads(done.stdout))
+    assert document["n"] == 12
+    assert document["rows"] is None
+    assert document["environment"]["command"] == f"hauberk {' '.join([*EVALUATE, '--json', '-'])}"
+    assert hauberk(*EVALUATE, "--json").stdout.startswith('{\n  "schema"')
+
+
+def test_a_run_folder_holds_everything_and_is_finished_by_the_same_command(hauberk: Run, tmp_path: Path) -> None:
+    out, place = tmp_path / "run", tmp_path / "elsewhere"
+    place.mkdir()
+    command = (*EVALUATE, "--out", str(out), "--json", str(place / "result.json"), "--html", str(place / "page.html"))
+    first = hauberk(*command)
+    assert first.exit_code == 0, first.output
+    assert {"manifest.json", "result.json", "rows.parquet", "report.html"} <= {path.name for path in out.iterdir()}
+    assert (place / "page.html").read_bytes() == (out / "report.html").read_bytes()
+    assert check(json.loads((out / "result.json").read_text()))["rows"] == "rows.parquet"
+    assert check(json.loads((place / "result.json").read_text()))["rows"] == "../run/rows.parquet"
+    rows = (out / "rows.parquet").read_bytes()
+    assert hauberk(*command).exit_code == 0
+    assert (out / "rows.parquet").read_bytes() == rows
+    assert str(out / "report.html") in first.stderr
+
+
+def test_a_report_without_a_run_folder_still_has_its_gallery(hauberk: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert hauberk(*EVALUATE, "--html", str(page)).exit_code == 0
+    assert "data:image/" in page.read_text("utf-8")
+
+
+def test_the_gate_exits_with_1_below_the_bar_and_0_at_it(hauberk: Run) -> None:
+    value = json.loads(hauberk(*EVALUATE, "--json", "-").stdout)["robust_accuracy"]["upper"]["value"]
+    assert 0 < value < 1
+    assert hauberk(*EVALUATE, "--fail-under", str(value)).exit_code == 0
+    below = hauberk(*EVALUATE, "--fail-under", str(value + 0.01), "--quiet")
+    assert below.exit_code == 1
+    assert not below.stdout
+    (sentence,) = below.stderr.splitlines()
+    assert sentence.startswith("below the bar: at most ")
+    assert "of 12 examples withstand linf:0.1 (95 % interval" in sentence
+
+
+def test_quiet_says_nothing(hauberk: Run) -> None:
+    done = hauberk(*EVALUATE, "--quiet", "--stages", "1", "--no-audit")
+    assert (done.exit_code, done.output) == (0, "")
+
+
+def test_weights_with_an_architecture_give_the_model_and_options_reach_it(hauberk: Run) -> None:
+    weights = ("evaluate", "tiny.safetensors", "--arch", "nets.py:tiny", *EVALUATE[2:], "--stages", "1", "--no-audit")
+    more = (
+        "--mean",
+        "0.25",
+        "--std",
+        "0.5",
+        "--bounds",
+        "0",
+        "1",
+        "--classes",
+        "3",
+        "--dtype",
+        "float64",
+        "--json",
+        "-",
+    )
+    done = hauberk(*weights, "--device", "cpu", "--seed", "3", "--n", "8", "--batch-size", "5", *more)
+    assert done.exit_code == 0, done.output
+    document = check(json.loads(done.stdout))
+    assert (document["n"], document["seed"], document["batch_size"]) == (8, 3, 5)
+    assert document["environment"]["dtype"] == "float64"
+    assert document["suite"] == "quick[:1]"
+    assert not document["audit_checks"]
+    assert (document["model"]["description"]["mean"], document["model"]["description"]["std"]) == (0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        ["--mean", "0.1", "0.2", "0.3", "--std", "1", "2", "3"],
+        ["--mean", "0.1,0.2,0.3", "--std=1,2,3"],
+        ["--mean", "0.1, 0.2, 0.3", "--std", "1 2 3"],
+        ["--mean=0.1", "0.2", "0.3", "--std", "1", "--std", "2", "--std", "3"],
+        ["--mean", "0.1,", "0.2,", "0.3", "--std", "1", "2,3"],
+    ],
+    ids=" ".join,
+)
+def test_numbers_of_an_option_may_be_spelled_in_many_ways(
+    hauberk: Run, monkeypatch: pytest.MonkeyPatch, spelling: list[str]
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def look(model: str, options: Any, *rest: Any, **more: Any) -> Any:
+        seen.append(options.wrapping() | {"model": model})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hauberk_evaluate(), "open_both", look)
+    hauberk("evaluate", *spelling, "net.onnx", "--bounds", "-1", "1", *EVALUATE[2:])
+    assert seen == [{"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0], "bounds": (-1.0, 1.0), "model": "net.onnx"}]
+
+
+def hauberk_evaluate() -> Any:
+    """The module, which the function of its name hides."""
+    return sys.modules["hauberk.cli.evaluate"]
+
+
+@pytest.mark.parametrize(("out", "hint"), [([], "no --out DIR"), (["--out", "new"], "run the same command again")])
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(
+    hauberk: Run, monkeypatch: pytest.MonkeyPatch, out: list[str], hint: str
+) -> None:
+    def stop(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hauberk_evaluate(), "run_evaluation", stop)
+    done = hauberk(*EVALUATE, *out)
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1].startswith("interrupted; ")
+    assert hint in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_ctrl_c_before_the_work_begins_is_no_defect(hauberk: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hauberk_evaluate(), "open_both", stop)
+    done = hauberk(*EVALUATE)
+    assert (done.exit_code, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ZeroDivisionError("x"), 3, "hauberk failed with ZeroDivisionError: x; this is a defect"),
+        (MemoryError(), 2, "smaller --batch-size"),
+        (OSError("the disk\nis gone"), 3, "OSError: the disk is gone"),
+    ],
+    ids=["defect", "memory", "disk"],
+)
+def test_what_nobody_foresaw_is_one_sentence_too(
+    hauberk: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(hauberk_evaluate(), "run_evaluation", fail)
+    done = hauberk(*EVALUATE, "--quiet")
+    assert done.exit_code == code
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    monkeypatch.setenv("HAUBERK_DEBUG", "1")
+    assert "Traceback" in hauberk(*EVALUATE, "--quiet").stderr
+
+
+def test_a_terminal_is_safe_from_the_names_of_a_model(hauberk: Run, bench: Path, tmp_path: Path) -> None:
+    name = str(tmp_path / "\x1b[31mred\u202e.npz")
+    done = hauberk("evaluate", "py:nets.py:tiny", "--data", name, "--threat", "linf:0.1")
+    assert done.exit_code == 2
+    assert "\x1b" not in done.stderr
+    assert "\u202e" not in done.stderr
+
+
+def test_ctrl_c_in_the_middle_of_a_run_can_be_resumed(bench: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    place = {**os.environ, "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "hauberk", *EVALUATE, "--batch-size", "1", "--no-audit", "--out", str(out), "-q"]
+    with subprocess.Popen(start, cwd=bench, env=place, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (out / "chunks" / "00000").exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(2)
+        _, said = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 130
+    assert said == "interrupted; run the same command again to resume\n"
+    done = subprocess.run(start, cwd=bench, env=place, check=False)
+    assert done.returncode == 0
+    assert (out / "report.html").is_file()
+
+
+def test_a_broken_pipe_is_silent(bench: Path) -> None:
+    place = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = [sys.executable, "-m", "hauberk", "list"]
+    with subprocess.Popen(run, cwd=bench, env=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
