@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, PerExample
 from hauberk.errors import SettingError, ThreatError
-from hauberk.threat import Access, Goal, Norm, Region
+from hauberk.threat import Access, Ball, Goal, Norm, Region
 
 __all__ = ["Attack", "finite", "name_of", "not_negative", "positive", "settings_of", "step_of"]
 
@@ -63,8 +63,14 @@ def not_negative(attack: Any, *names: str) -> None:
 
 
 def step_of(region: Region, step_size: float | None, share: float) -> float | PerExample:
-    """The given step, or this share of the region's reach."""
-    return float(step_size) if step_size is not None else region.reach * share
+    """The given step, or this share of the region's reach.
+
+    In L0 the whole reach: `project` keeps the coordinates that moved most, so that after small steps those chosen first stay.
+    """
+    if step_size is not None:
+        return float(step_size)
+    counted = isinstance(region, Ball) and region.norm is Norm.L0
+    return region.reach if counted else region.reach * share
 
 
 def _is_number(value: object) -> bool:

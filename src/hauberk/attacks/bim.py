@@ -26,7 +26,8 @@ class BIM:
 
     Args:
         steps: how many steps.
-        step_size: size of a step, in the units of the radius (L0: of the input); a fifth of the radius where None.
+        step_size: size of a step, in the units of the radius (L0: of the input); a fifth of the radius where None (L0: twice the
+            width of the box).
         loss: `ce`, `margin`, `dlr` or `probability`.
         early_stop: leave an example once it is broken.
     """

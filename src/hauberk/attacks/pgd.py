@@ -28,7 +28,7 @@ class PGD:
     Args:
         steps: steps of each restart.
         step_size: size of the first step, in the units of the radius (L0: of the input). Where None: 2.5 * radius / steps,
-            or the whole radius where the schedule falls.
+            or the whole radius where the schedule falls (L0: twice the width of the box).
         restarts: how many starts; later ones work only on examples that are not broken yet.
         loss: `ce`, `margin`, `dlr` or `probability`.
         start: `uniform` in the region, `blocks` (a random corner, constant on coarse blocks) or `clean`.

@@ -26,7 +26,7 @@ def ascend(
     """Climb `loss` from `z` by projected steepest ascent; what is found is in the frontier.
 
         g_t = momentum * g_(t-1) + grad / |grad|_1      (the gradient itself where momentum is 0)
-        z_(t+1) = project(z_t + step_size * schedule(t) * steepest(g_t))
+        z_(t+1) = project(z_t + step_size * schedule(t) * steepest(g_t))      (in L1 see `Ball.step`)
 
     Args:
         frontier: the examples to work on.
@@ -36,7 +36,6 @@ def ascend(
 
     Cost: at most `steps` + 1 forwards and `steps` backwards an example.
     """
-    sizes = step_size if isinstance(step_size, float) else like(step_size, z)
     velocity = torch.zeros_like(z) if momentum else None
     for step in range(steps):
         if not len(frontier):
@@ -50,8 +49,8 @@ def ascend(
             z, gradient, velocity = frontier.compact(z, gradient, velocity)
             scale = flat(gradient.abs()).sum(dim=1).clamp_min(torch.finfo(z.dtype).tiny)
             gradient = velocity = momentum * velocity + gradient / like(scale, z)
-        size = (sizes if isinstance(sizes, float) else sizes[frontier.rows]) * schedule(step, steps)
-        z = frontier.region.project(z + size * frontier.region.steepest(gradient, z), frontier.x)
+        size = step_size if isinstance(step_size, float) else step_size[frontier.rows]
+        z = frontier.region.project(frontier.region.step(z, gradient, size * schedule(step, steps)), frontier.x)
     if len(frontier):
         frontier.ask(z)
         frontier.compact()

@@ -5,7 +5,7 @@
     while frontier:
         values, gradient = frontier.climb(z, loss)
         z, gradient = frontier.compact(z, gradient)          # rows that are broken, or cannot pay again, are gone
-        z = frontier.region.project(z + step * frontier.region.steepest(gradient), frontier.x)
+        z = frontier.region.project(frontier.region.step(z, gradient, size), frontier.x)
     return frontier.best
 
 After `compact` every attribute speaks of the rows that are left: `rows` (their places in the batch), `x`, `goal`, `region`.

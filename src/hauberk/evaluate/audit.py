@@ -238,7 +238,7 @@ def _dead_gradients(part: _Part) -> Finding | None:
 def _one_step_beats_iterated(part: _Part) -> Finding | None:
     one, many = part.broken_by(FGSM(loss="margin")), part.broken_by(_iterated(part))
     only_one, only_many = int((one & ~many).sum()), int((many & ~one).sum())
-    if only_one <= only_many or only_one < max(2, _SHARE * len(part.x)):
+    if only_one <= only_many or only_one < max(3, 2 * _SHARE * len(part.x)):  # in L0 the two choose other coordinates
         return None
     return Finding(
         "one-step-beats-iterated",

@@ -133,7 +133,9 @@ def _sentence(result: dict[str, Any]) -> str:
             f"(exact McNemar p = {result['p_value']:.2g})."
         )
     limit = (
-        f"differences below {detectable:.1%} could not be seen" if detectable is not None else "no difference could be seen"
+        f"differences below {detectable:.1%} could not be seen"
+        if detectable is not None
+        else "no difference could be seen"
     )
     return (
         f"No difference between {a} and {b} is shown on {n} examples ({gap:.1%}, exact McNemar p = {result['p_value']:.2g}); "

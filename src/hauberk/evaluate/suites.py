@@ -42,7 +42,7 @@ _QUICK_STEPS = PGD(steps=10, loss="margin", start="clean", schedule="linear")
 
 def _quick(norm: Norm) -> tuple[Attack, ...]:
     if norm is Norm.L0:
-        return FGSM(loss="margin"), PGD(steps=20, loss="margin", start="clean"), Noise(tries=20)
+        return FGSM(loss="margin"), PGD(steps=20, loss="margin", schedule="linear"), Noise(tries=20)
     if norm is Norm.L1:
         return FGSM(loss="margin"), AutoPGD(steps=20, loss="margin"), AutoPGD(steps=20, loss="dlr", targets=2)
     return (
@@ -57,8 +57,8 @@ def _standard(norm: Norm) -> tuple[Attack, ...]:
     if norm is Norm.L0:
         return (
             FGSM(loss="margin"),
-            PGD(steps=40, loss="margin", start="clean"),
-            PGD(steps=40, loss="margin", start="uniform", restarts=5),
+            PGD(steps=40, loss="margin", start="clean", schedule="linear"),
+            PGD(steps=40, loss="margin", schedule="linear", restarts=10),
             Noise(tries=100),
         )
     if norm is Norm.L1:

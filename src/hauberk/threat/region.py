@@ -54,8 +54,12 @@ class Region(Protocol):
         """How far one step can sensibly go, in units of `steepest`: steps are given as fractions of it."""
         ...
 
-    def steepest(self, gradient: Batch, z: Batch | None = None) -> Batch:
-        """The unit step along which a linear function rises most; from `z`, without what the walls of the region block."""
+    def steepest(self, gradient: Batch) -> Batch:
+        """The unit step along which a linear function rises most."""
+        ...
+
+    def step(self, z: Batch, gradient: Batch, size: float | PerExample) -> Batch:
+        """Where a step of this size from the allowed point z climbs to, before `project`."""
         ...
 
     def linear_max(self, gradient: Batch, x: Batch) -> Batch:
@@ -165,20 +169,27 @@ class Ball:
 
     @property
     def reach(self) -> float | PerExample:
-        """The radius; for L0, whose radius is a count, the width of the box."""
-        return self.box[1] - self.box[0] if self.norm is Norm.L0 else self.radius
+        """The radius; for L0, whose radius is a count, twice the width of the box: a coordinate flips from wall to wall."""
+        return 2 * (self.box[1] - self.box[0]) if self.norm is Norm.L0 else self.radius
 
-    def steepest(self, gradient: Batch, z: Batch | None = None) -> Batch:
+    def steepest(self, gradient: Batch) -> Batch:
         """The norm's steepest direction; for L0 the whole gradient, its largest entry scaled to 1, since `project` picks the
-        coordinates (Croce and Hein 2019, arXiv:1909.05040). Coordinates of `z` that stand at the wall of the box that the
-        gradient points to do not count: an L1 step, all on one coordinate, would stay where it is."""
+        coordinates (Croce and Hein 2019, arXiv:1909.05040)."""
         g = gradient if self.mask is None else gradient * self.mask
-        if z is not None and self.norm is not Norm.LINF:  # signs, clipped, come to the same
-            low, high = self.box
-            g = g.masked_fill(((z >= high) & (g > 0)) | ((z <= low) & (g < 0)), 0.0)
         if self.norm is Norm.L0:
             return g / like(flat(g.abs()).amax(dim=1).clamp_min(torch.finfo(g.dtype).tiny), g)
         return self.norm.steepest(g)
+
+    def step(self, z: Batch, gradient: Batch, size: float | PerExample) -> Batch:
+        """Along `steepest`, but nothing is spent on coordinates that stand at the wall the gradient points to; in L1 the step
+        fills coordinate after coordinate up to its wall, the steepest first, until it is spent."""
+        if self.norm is Norm.LINF:  # signs, clipped by `project`, come to the same
+            return z + like(size, z) * self.steepest(gradient)
+        if self.norm is Norm.L1:
+            return Ball(self.norm, size, self.box, self.mask).linear_max(gradient, z)
+        low, high = self.box
+        blocked = ((z >= high) & (gradient > 0)) | ((z <= low) & (gradient < 0))
+        return z + like(size, z) * self.steepest(gradient.masked_fill(blocked, 0.0))
 
     def linear_max(self, gradient: Batch, x: Batch) -> Batch:
         low, high = self.box
