@@ -9,7 +9,7 @@ from hauberk._shapes import Batch, PerExample
 from hauberk.errors import SettingError, ThreatError
 from hauberk.threat import Access, Ball, Goal, Norm, Region
 
-__all__ = ["Attack", "finite", "name_of", "not_negative", "positive", "settings_of", "step_of"]
+__all__ = ["Attack", "ball_of", "finite", "name_of", "not_negative", "positive", "settings_of", "step_of"]
 
 
 class Attack(Protocol):
@@ -42,6 +42,16 @@ def finite(attack: object, region: Region) -> None:
         raise ThreatError(
             f"{name_of(attack)} needs a finite radius, got radius=inf; write one into the threat, for example linf:8/255"
         )
+
+
+def ball_of(attack: Attack, region: Region) -> Ball:
+    """The region as the finite ball that an attack made for balls of certain norms needs; refuse any other."""
+    finite(attack, region)
+    if not isinstance(region, Ball) or region.norm not in attack.norms:
+        known = ", ".join(sorted(map(str, attack.norms)))
+        got = str(region.norm) if isinstance(region, Ball) else type(region).__name__
+        raise ThreatError(f"{name_of(attack)} works in balls of {known}, got {got}; see: hauberk list attacks")
+    return region
 
 
 def positive(attack: Any, *names: str) -> None:

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, flat, like
-from hauberk.attacks._attack import finite, not_negative, positive
+from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Frontier, Loss, Rival, loss_named
-from hauberk.errors import SettingError, ThreatError
+from hauberk.errors import SettingError
 from hauberk.threat import Access, Ball, Differentiable, Goal, Norm, Region, Untargeted
 
 __all__ = ["AutoPGD", "auto_pgd"]
@@ -62,9 +62,7 @@ class AutoPGD:
         loss_named(self.loss)
 
     def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
-        finite(self, region)
-        if not isinstance(region, Ball) or region.norm not in self.norms:
-            raise ThreatError(f"auto_pgd works in linf, l2 and l1 balls, got {region}")
+        region = ball_of(self, region)
         frontier = Frontier(victim, x, goal, region, early_stop=self.early_stop)
         loss = loss_named(self.loss)
         for wanted in self._goals(frontier, goal):

@@ -19,7 +19,7 @@ import torch
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch
-from hauberk.attacks._attack import finite, positive
+from hauberk.attacks._attack import ball_of, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Canvas, Frontier, ascend, best_start, loss_named, schedule_named, start_named
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region
@@ -56,7 +56,7 @@ class HoppingPGD:
         loss_named(self.loss)
 
     def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
-        finite(self, region)
+        region = ball_of(self, region)
         frontier = Frontier(victim, x, goal, region, early_stop=self.early_stop)
         for climb in range(self.restarts):
             frontier.restart()

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, flat
-from hauberk.attacks._attack import finite, positive
+from hauberk.attacks._attack import ball_of, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Canvas, Frontier
-from hauberk.errors import SettingError, ThreatError
+from hauberk.errors import SettingError
 from hauberk.threat import Access, Ball, Goal, Norm, Region, Scored
 
 __all__ = ["Square", "share_schedule", "square"]
@@ -51,9 +51,7 @@ class Square:
             raise SettingError(f"square needs p_init in (0, 1], got p_init={self.p_init}")
 
     def __call__(self, victim: Scored, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
-        finite(self, region)
-        if not isinstance(region, Ball) or region.norm not in self.norms:
-            raise ThreatError(f"square works in linf and l2 balls, got {region}")
+        region = ball_of(self, region)
         frontier = Frontier(victim, x, goal, region, early_stop=self.early_stop)
         first, propose = (_stripes, _square) if region.norm is Norm.LINF else (_bumps, _move_bump)
         for _ in range(self.restarts):
