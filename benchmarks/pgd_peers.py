@@ -128,12 +128,14 @@ def main() -> int:
     return 0 if not args.check or (fast and fair) else 1
 
 
-def peers(net: nn.Module, x: Tensor, y: Tensor, eps: float, step: float, steps: int, n: int) -> dict[str, Callable]:
-    """The same attack in other libraries."""
-    import foolbox
-    import torchattacks
-    from art.attacks.evasion import ProjectedGradientDescentPyTorch
-    from art.estimators.classification import PyTorchClassifier
+def peers(
+    net: nn.Module, x: Tensor, y: Tensor, eps: float, step: float, steps: int, n: int
+) -> dict[str, Callable[[], Tensor]]:
+    """The same attack in other libraries, which live in an environment of their own."""
+    import foolbox  # pyright: ignore[reportMissingImports]
+    import torchattacks  # pyright: ignore[reportMissingImports]
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch  # pyright: ignore[reportMissingImports]
+    from art.estimators.classification import PyTorchClassifier  # pyright: ignore[reportMissingImports]
 
     wrapped = foolbox.PyTorchModel(net.eval(), bounds=(0, 1))
     classifier = PyTorchClassifier(net, nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0, 1))

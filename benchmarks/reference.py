@@ -48,6 +48,9 @@ class _Block(nn.Module):
 class _ResNet20(nn.Module):
     """CIFAR ResNet-20 (He et al. 2016, arXiv:1512.03385) with parameter-free shortcuts; normalisation inside."""
 
+    mu: Tensor
+    sd: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)

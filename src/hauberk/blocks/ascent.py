@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from hauberk._shapes import Batch, PerExample, flat, like
 from hauberk.blocks.frontier import Frontier
@@ -49,7 +50,7 @@ def ascend(
             z, gradient, velocity = frontier.compact(z, gradient, velocity)
             scale = flat(gradient.abs()).sum(dim=1).clamp_min(torch.finfo(z.dtype).tiny)
             gradient = velocity = momentum * velocity + gradient / like(scale, z)
-        size = step_size if isinstance(step_size, float) else step_size[frontier.rows]
+        size = step_size[frontier.rows] if isinstance(step_size, Tensor) else step_size
         z = frontier.region.project(frontier.region.step(z, gradient, size * schedule(step, steps)), frontier.x)
     if len(frontier):
         frontier.ask(z)
