@@ -1,4 +1,4 @@
-"""Time every attack on a net of the zoo: `python bench/attacks.py [--model NAME] [--threat T] [--n N] [--repeats R] [--json FILE]`.
+"""Time every attack on a net of the zoo: `python benchmarks/attacks.py [--model NAME] [--threat T] [--n N] [--repeats R] [--json FILE]`.
 
 The rounds go through all attacks in turn, so that a busy minute of the machine falls on all of them. The table gives median
 and range of the wall time beside exact counts, which do not depend on the machine, and next to `bare`: the cost of as many
@@ -22,7 +22,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hauberk import zoo
-from hauberk.attacks import BIM, FGSM, PGD, Attack, AttackResult, AutoPGD, Noise, Square, run_attack
+from hauberk.attacks import (
+    BIM,
+    FGSM,
+    PGD,
+    Attack,
+    AttackResult,
+    AutoPGD,
+    HoppingPGD,
+    Noise,
+    Square,
+    run_attack,
+)
 from hauberk.data import load
 from hauberk.threat import ThreatModel
 from hauberk.victims import Victim
@@ -38,6 +49,7 @@ ATTACKS: dict[str, Attack] = {
     "pgd, 20 steps": PGD(steps=20),
     "pgd, 20 steps, no early stop": PGD(steps=20, early_stop=False),
     "auto_pgd, 50 steps, dlr": AutoPGD(steps=50, loss="dlr"),
+    "hopping_pgd, 4 restarts": HoppingPGD(restarts=4),
     "auto_pgd, 50 steps, 3 targets": AutoPGD(steps=50, loss="dlr", targets=3),
     "square, 500 steps": Square(steps=500),
 }

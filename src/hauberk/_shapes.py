@@ -6,7 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Labels", "Logits", "PerExample", "Rows", "flat", "like"]
+__all__ = ["Batch", "Labels", "Logits", "PerExample", "Rows", "double", "flat", "like", "wide"]
 
 Batch: TypeAlias = Tensor
 """(B, *input shape), floating point, every value inside the victim's bounds."""
@@ -20,6 +20,11 @@ PerExample: TypeAlias = Tensor
 """(B,), one number for each example."""
 
 
+def double(x: Tensor) -> torch.dtype:
+    """float64 where x's device has it (Apple's does not), x's own dtype elsewhere."""
+    return x.dtype if x.device.type == "mps" else torch.float64
+
+
 def flat(x: Batch) -> Tensor:
     """(B, *shape) seen as (B, D)."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))
@@ -31,4 +36,9 @@ def like(values: PerExample | float, x: Batch) -> Tensor:
         return torch.as_tensor(values, dtype=x.dtype, device=x.device)
     if values.ndim == 0:
         return values.to(x)
-    return values.to(x).reshape(-1, *(1,) * (x.ndim - 1))
+    return wide(values.to(x), x)
+
+
+def wide(flags: Tensor, x: Batch) -> Tensor:
+    """(B,) seen so that it broadcasts over (B, *shape)."""
+    return flags.reshape(-1, *(1,) * (x.ndim - 1))

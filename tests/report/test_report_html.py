@@ -1,6 +1,7 @@
 """The HTML report as a document: whole, self-contained, escaped, accessible, and never upset by what is missing."""
 
 import dataclasses
+import importlib.resources
 import json
 import re
 from collections import Counter
@@ -15,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import hauberk.evaluate
 from hauberk.errors import InputError, RunError
 from hauberk.evidence.finished import FinishedRun
 from hauberk.evidence.table import rows_table
@@ -71,7 +71,7 @@ def with_result(run: FinishedRun, **changes: Any) -> FinishedRun:
 
 
 def test_the_fixture_is_a_result_of_the_contract(digits_run: FinishedRun) -> None:
-    schema = Path(hauberk.evaluate.__path__[0]) / "evaluation.schema.json"
+    schema = importlib.resources.files("hauberk.evaluate") / "evaluation.schema.json"
     jsonschema.validate(digits_run.result, json.loads(schema.read_text()))
 
 

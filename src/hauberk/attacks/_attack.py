@@ -2,14 +2,28 @@
 
 import math
 from dataclasses import asdict, fields, is_dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar, Protocol
+
+import numpy as np
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, PerExample
 from hauberk.errors import SettingError, ThreatError
 from hauberk.threat import Access, Ball, Goal, Norm, Region
 
-__all__ = ["Attack", "ball_of", "finite", "name_of", "not_negative", "positive", "settings_of", "step_of"]
+__all__ = [
+    "Attack",
+    "ball_of",
+    "finite",
+    "name_of",
+    "not_negative",
+    "plain_scalar",
+    "positive",
+    "settings_of",
+    "step_of",
+    "whole_number",
+]
 
 
 class Attack(Protocol):
@@ -54,8 +68,35 @@ def ball_of(attack: Attack, region: Region) -> Ball:
     return region
 
 
+def plain_scalar(value: Any) -> Any:
+    """Numbers, truth values and words as Python's own, so that the same settings have one repr and one text in manifests.
+
+    Anything else, an array or a tensor among them, is given back as it is.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def whole_number(name: str, value: Any, least: int | None = None) -> int:
+    """The value as an int; refuse what is no whole number (2.0 and True among them) or smaller than `least`."""
+    given = plain_scalar(value)
+    if isinstance(given, bool) or not isinstance(given, int) or (least is not None and given < least):
+        wanted = "a whole number" if least is None else f"a whole number >= {least}"
+        raise SettingError(f"expected {name} to be {wanted}, got {name}={value!r}")
+    return given
+
+
 def positive(attack: Any, *names: str) -> None:
-    """Refuse settings that are not finite numbers > 0, or not whole where the field is; None passes as unset."""
+    """Refuse settings that are not finite numbers > 0, or not whole where the field is; None passes as unset.
+
+    Like `not_negative`, it first makes every setting of the attack plain.
+    """
+    _make_plain(attack)
     for name in names:
         value = getattr(attack, name)
         if value is not None and not (_is_number(value) and value > 0):
@@ -65,6 +106,7 @@ def positive(attack: Any, *names: str) -> None:
 
 def not_negative(attack: Any, *names: str) -> None:
     """Refuse settings that are not finite numbers >= 0, or not whole where the field is."""
+    _make_plain(attack)
     for name in names:
         value = getattr(attack, name)
         if not (_is_number(value) and value >= 0):
@@ -83,8 +125,15 @@ def step_of(region: Region, step_size: float | None, share: float) -> float | Pe
     return region.reach if counted else region.reach * share
 
 
+def _make_plain(attack: Any) -> None:
+    for field in fields(attack):
+        object.__setattr__(attack, field.name, plain_scalar(getattr(attack, field.name)))
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or math.isfinite(value)  # isfinite itself fails on an int beyond all floats
 
 
 def _whole(attack: Any, name: str, value: object) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels, PerExample
-from hauberk.attacks._attack import Attack, name_of
+from hauberk.attacks._attack import Attack, name_of, plain_scalar, whole_number
 from hauberk.blocks.judge import judge
 from hauberk.errors import AccessError, SettingError, ThreatError
-from hauberk.threat import Goal, ThreatModel, goal_from
-from hauberk.victims import Meter, check_inputs, wrap
+from hauberk.threat import Classed, Goal, Predicate, Targeted, ThreatModel, TopK, Untargeted, goal_from
+from hauberk.victims import Meter, Victim, check_inputs, wrap
+from hauberk.victims.answers import as_tensor
 
 __all__ = ["AttackResult", "friendly", "run_attack"]
 
@@ -61,8 +62,8 @@ def run_attack(
     *,
     seed: int = 0,
     goal: Goal | None = None,
-    mask: Tensor | None = None,
-    ids: Tensor | None = None,
+    mask: Any = None,
+    ids: Any = None,
     budget: int | None = None,
     batch_size: int = 256,
 ) -> AttackResult:
@@ -76,8 +77,9 @@ def run_attack(
         threat: what is allowed and wanted; one radius, or none for attacks that seek the smallest change.
         seed: with the same seed, and in float64 with any batch size, the result is the same.
         goal: replaces the threat's goal, for example `Targeted(targets)` with a target for each example.
-        mask: (1 or n, *shape) bool, True where a value may change.
-        ids: (n,) int64, the address of each example's random stream; 0 .. n - 1 where None.
+        mask: (1 or n, *shape) array or tensor, true where a value may change.
+        ids: (n,) whole numbers >= 0, the address of each example's random stream; 0 .. n - 1 where None. Examples of one id
+            draw the same numbers.
         budget: the most queries for any one example.
         batch_size: examples that are worked on together.
 
@@ -98,22 +100,26 @@ def run_attack(
             f"{name_of(attack)} needs {attack.access}, but {victim.name!r} under {threat} gives {access} only; "
             "use an attack for that access, see: hauberk list attacks"
         )
+    seed, batch_size = whole_number("seed", seed), whole_number("batch_size", batch_size)
+    budget = None if budget is None else whole_number("budget", budget)
     if budget is not None and budget < 1:
         raise SettingError(f"a budget is at least one query an example, got {budget}")
     if batch_size < 1:
         raise SettingError(f"a batch holds at least one example, got batch_size={batch_size}")
     everyone = torch.arange(len(x), device=x.device)
-    ids = everyone if ids is None else torch.as_tensor(ids, device=x.device)
-    if ids.shape != (len(x),):
-        raise SettingError(f"ids must hold one id for each of the {len(x)} examples, got shape {tuple(ids.shape)}")
+    if goal is not None:
+        goal = _checked_goal(goal, victim, len(x))
+    else:
+        _check_target(threat, victim)
+    ids = everyone if ids is None else _checked_ids(ids, x)
+    region = threat.ball(victim.bounds)
+    if mask is not None:
+        region = replace(region, mask=_checked_mask(mask, x))
+    region.check(x)
     parts: list[tuple[Tensor, ...]] = []
     for chosen in everyone.split(batch_size):
         clean, rows = x[chosen], torch.arange(len(chosen), device=x.device)
-        region = threat.ball(victim.bounds)
-        if mask is not None:
-            part = mask[chosen] if len(mask) > 1 else mask
-            region = type(region)(region.norm, region.radius, region.box, part.to(x.device, torch.bool), region.grid)
-        region.check(clean)
+        space = region.take(chosen)
         meter = Meter(victim, len(chosen), budget=budget, access=access)
         if goal is not None:
             wanted = goal.take(chosen)
@@ -122,11 +128,98 @@ def run_attack(
         else:
             wanted = goal_from(threat.goal, y[chosen])
         streams = Streams(seed, ids[chosen], name_of(attack))
-        points = attack(meter, clean, wanted, region, streams=streams)
-        verdict = judge(victim, points, clean, wanted, region, rows)
-        sizes = region.size(points, clean)
+        points = attack(meter, clean, wanted, space, streams=streams)
+        verdict = judge(victim, points, clean, wanted, space, rows)
+        sizes = space.size(points, clean)
         parts.append((points, verdict.broken, sizes, verdict.labels, meter.queries, meter.forwards, meter.backwards))
     return AttackResult(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _check_target(threat: ThreatModel, victim: Victim) -> None:
+    """Refuse a threat whose target the victim does not have, where its number of classes is known."""
+    target = int(threat.goal.removeprefix("target=")) if threat.goal.startswith("target=") else 0
+    if victim.classes is not None and target >= victim.classes:
+        raise ThreatError(
+            f"the goal names class {target}, but {victim.name!r} has classes 0 to {victim.classes - 1}; choose one of these"
+        )
+
+
+def _checked_goal(goal: Any, victim: Victim, n: int) -> Goal:
+    """The goal, its tensors on the victim's device and as long as the batch."""
+    if isinstance(goal, type) or not isinstance(goal, Goal):
+        raise SettingError(
+            f"expected a goal such as hauberk.threat.Targeted(targets), got {goal!r}; "
+            "one target for all examples stands in the threat: linf:8/255@target=3"
+        )
+    if isinstance(goal, Predicate):
+        context = _numbers("the context of the goal", goal.context, victim.device)
+        _check_length("the context of the goal", context, n)
+        return Predicate(goal.function, context)
+    if isinstance(goal, TopK):
+        goal = replace(goal, k=whole_number("k of the goal", goal.k, 1))
+    if not isinstance(goal, Classed):
+        return goal
+    classes = _whole_numbers("the classes of the goal", goal.classes, victim.device)
+    _check_length("the classes of the goal", classes, n)
+    if classes.ndim != 1:
+        raise SettingError(f"expected one class for each example in the goal, got shape {tuple(classes.shape)}")
+    least, most = int(classes.min()), int(classes.max())
+    if least < 0 or (victim.classes is not None and most >= victim.classes):
+        known = "0, 1, ..." if victim.classes is None else f"0 to {victim.classes - 1}"
+        raise SettingError(
+            f"the goal names class {least if least < 0 else most}, but {victim.name!r} has classes {known}; choose of these"
+        )
+    # a goal of the caller's own class keeps its tensors as it has them
+    return replace(goal, classes=classes) if isinstance(goal, Untargeted | Targeted | TopK) else goal
+
+
+def _checked_ids(ids: Any, x: Batch) -> Tensor:
+    """The ids as int64 on the device of x, one for each example."""
+    given = _whole_numbers("ids", ids, x.device)
+    if given.shape != (len(x),):
+        raise SettingError(f"ids must hold one id for each of the {len(x)} examples, got shape {tuple(given.shape)}")
+    if int(given.min()) < 0:
+        raise SettingError(f"expected ids that are whole numbers >= 0, got {int(given.min())}; number from 0")
+    return given
+
+
+def _checked_mask(mask: Any, x: Batch) -> Tensor:
+    """The mask as bool on the device of x, one for each example or one for all."""
+    given = _numbers("mask", mask, x.device).to(torch.bool)
+    if given.ndim != x.ndim or given.shape[1:] != x.shape[1:] or len(given) not in {1, len(x)}:
+        one = (1, *x.shape[1:])
+        spread = "spread it with torch.broadcast_to if it repeats along an axis"
+        cure = "pass mask[None]" if given.shape == x.shape[1:] else spread
+        raise SettingError(
+            f"expected a mask of shape {tuple(x.shape)}, or {one} for all examples, got {tuple(given.shape)}; {cure}"
+        )
+    return given
+
+
+def _check_length(what: str, values: Tensor, n: int) -> None:
+    if values.ndim == 0 or len(values) != n:
+        got = "a single number" if values.ndim == 0 else str(len(values))
+        raise SettingError(
+            f"expected {what} to hold one entry for each of the {n} examples, got {got}; "
+            "give the entries in the order of x"
+        )
+
+
+def _numbers(what: str, values: Any, device: torch.device) -> Tensor:
+    try:
+        return as_tensor(values).detach().to(device)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise SettingError(
+            f"expected {what} as a numeric array or tensor, got {type(values).__name__}; pass a numpy array or a tensor"
+        ) from None
+
+
+def _whole_numbers(what: str, values: Any, device: torch.device) -> Tensor:
+    given = _numbers(what, values, device)
+    if given.dtype == torch.bool or given.is_floating_point() or given.is_complex():
+        name = str(given.dtype).removeprefix("torch.")
+        raise SettingError(f"expected {what} to be whole numbers, got {name}; convert them to int64")
+    return given.to(torch.int64)
 
 
 def friendly(kind: type[Attack]) -> Callable[..., AttackResult]:
@@ -136,7 +229,7 @@ def friendly(kind: type[Attack]) -> Callable[..., AttackResult]:
     run_signature = inspect.signature(run_attack)
 
     def attack(model: Any, x: Any, y: Any, threat: str | ThreatModel, **options: Any) -> AttackResult:
-        own = {key: value for key, value in options.items() if key in settings}
+        own = {key: plain_scalar(value) for key, value in options.items() if key in settings}
         rest = {key: value for key, value in options.items() if key not in settings}
         for key in rest:
             if key not in run_signature.parameters or key in {"attack", "model", "x", "y", "threat"}:

@@ -11,7 +11,8 @@ the best point; the first 60 % of the steps climb in balls of three and two time
 Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks", arXiv:2003.01690; L1: Croce and Hein 2021, "Mind the box", arXiv:2103.01208. Targeted runs: section 5.1 there.
 **Differs from the paper:** an example leaves once it is broken; L2 steps are projected onto ball and box together (paper:
-scaled, then clipped); any loss on any goal; a last forward judges the last point, and no gradient is taken there.
+scaled, then clipped); any loss on any goal; in L1 the first ball begins with a fifth of the entries, as the authors' code does
+without a starting point; a last forward judges the last point, and no gradient is taken there.
 """
 
 import math
@@ -22,10 +23,10 @@ import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, flat, like
+from hauberk._shapes import Batch, flat, like, wide
 from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
-from hauberk.blocks import Frontier, Loss, Rival, loss_named
+from hauberk.blocks import Frontier, Loss, Rival, improves, loss_named
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Ball, Differentiable, Goal, Norm, Region, Untargeted
 
@@ -34,7 +35,8 @@ __all__ = ["AutoPGD", "auto_pgd"]
 
 @dataclass(frozen=True)
 class AutoPGD:
-    """Auto-PGD. Cost: at most `restarts` * max(`targets`, 1) * (`steps` + 1) forwards, about as many backwards, an example.
+    """Auto-PGD. Cost: at most `restarts` * max(`targets`, 1) * (`steps` + 1) forwards, about as many backwards, an
+    example; in L1 `steps` + 3.
 
     Args:
         steps: steps of each run.
@@ -118,17 +120,14 @@ class AutoPGD:
                 state.check(self.rho, checkpoints[step + 1])
 
     def _climb_l1(self, frontier: Frontier, loss: Loss, wanted: Goal, streams: Streams) -> None:
-        shares = (0.3, 0.3, 0.4)
-        budget = [max(int(share * self.steps), 1) for share in shares]
-        budget[-1] = max(self.steps - sum(budget[:-1]), 1)
+        wider = int(0.3 * self.steps)  # steps in each of the two larger balls
         z = frontier.x + streams.normal(frontier.rows, frontier.x.shape[1:], dtype=frontier.x.dtype)
-        for factor, steps in zip((3.0, 2.0, 1.0), budget, strict=True):
-            z = self._climb_l1_ball(frontier, loss, wanted, z, factor, steps)
-            if not len(frontier):
-                return
+        for factor, steps in ((3.0, wider), (2.0, wider), (1.0, self.steps - 2 * wider)):
+            if steps and len(frontier):
+                z = self._climb_l1_ball(frontier, loss, wanted, z, factor, steps, fresh=factor == 3 or not wider)
 
     def _climb_l1_ball(
-        self, frontier: Frontier, loss: Loss, wanted: Goal, z: Batch, factor: float, steps: int
+        self, frontier: Frontier, loss: Loss, wanted: Goal, z: Batch, factor: float, steps: int, *, fresh: bool
     ) -> Batch:
         """Climb in a ball of `factor` times the radius; only points of the ball itself are proposed. Returns the best points."""
         features = math.prod(frontier.x.shape[1:])
@@ -138,13 +137,12 @@ class AutoPGD:
             assert isinstance(region, Ball)
             return region.with_radius(region.radius * factor)
 
-        fresh = factor == 3.0
         z = ball().project(z, frontier.x)
         values, gradient = frontier.climb(z, loss, towards=wanted.take(frontier.rows), allowed=factor == 1)
         radius = _per_example(ball().radius, z)
         state = _State(z, values, gradient, eta=radius.clone())
         count = Norm.L0.size(z - frontier.x)
-        state.extra = [
+        state.extra = [  # share of the gradient's entries in a step; changed values at the last check; radius
             torch.full_like(radius, 0.2) if fresh else count / features / 1.5,
             torch.full_like(count, features) if fresh else count,
             radius,
@@ -190,10 +188,9 @@ class _State:
         self.before, self.z, self.gradient = self.z, z, gradient
         self.rises = self.rises + (values > self.value)
         self.value = values
-        better = values > self.best_value
-        wide = better.reshape(-1, *(1,) * (z.ndim - 1))
-        self.best = torch.where(wide, z, self.best)
-        self.best_gradient = torch.where(wide, gradient, self.best_gradient)
+        better = improves(values, self.best_value)
+        self.best = torch.where(wide(better, z), z, self.best)
+        self.best_gradient = torch.where(wide(better, z), gradient, self.best_gradient)
         self.best_value = torch.where(better, values, self.best_value)
 
     def check(self, rho: float, window: int) -> None:
@@ -204,9 +201,8 @@ class _State:
         self.back_to_best(halve)
 
     def back_to_best(self, which: Tensor) -> None:
-        wide = which.reshape(-1, *(1,) * (self.z.ndim - 1))
-        self.z = torch.where(wide, self.best, self.z)
-        self.gradient = torch.where(wide, self.best_gradient, self.gradient)
+        self.z = torch.where(wide(which, self.z), self.best, self.z)
+        self.gradient = torch.where(wide(which, self.z), self.best_gradient, self.gradient)
 
     def compact(self, frontier: Frontier) -> None:
         fields = [self.z, self.before, self.gradient, self.eta, self.best, self.best_gradient, self.best_value]

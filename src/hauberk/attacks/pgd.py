@@ -16,6 +16,7 @@ from hauberk._shapes import Batch
 from hauberk.attacks._attack import finite, not_negative, positive, step_of
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Frontier, ascend, loss_named, schedule_named, start_named
+from hauberk.errors import SettingError
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region
 
 __all__ = ["PGD", "pgd"]
@@ -55,6 +56,11 @@ class PGD:
         loss_named(self.loss)
         start_named(self.start)
         schedule_named(self.schedule)
+        if self.start == "clean" and self.restarts > 1:
+            raise SettingError(
+                f"pgd with restarts={self.restarts} from the clean example would climb the same way each time; "
+                "use start='uniform' or start='blocks'"
+            )
 
     def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
         finite(self, region)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, flat
+from hauberk._shapes import Batch, flat, wide
 from hauberk.attacks._attack import ball_of, positive
 from hauberk.attacks._friendly import friendly
-from hauberk.blocks import Canvas, Frontier
+from hauberk.blocks import Canvas, Frontier, improves
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Ball, Goal, Norm, Region, Scored
 
@@ -28,7 +28,7 @@ __all__ = ["Square", "share_schedule", "square"]
 
 @dataclass(frozen=True)
 class Square:
-    """Square attack. Cost: at most `steps` + 1 queries an example.
+    """Square attack. Cost: at most `restarts` * (`steps` + 1) queries an example.
 
     Args:
         steps: proposals after the first point.
@@ -68,8 +68,8 @@ class Square:
                 share = self.p_init * share_schedule(step, self.steps)
                 new = propose(canvas, z, share, frontier, streams)
                 found = frontier.ask(new)
-                better = found > margin
-                z = torch.where(better.reshape(-1, *(1,) * (z.ndim - 1)), new, z)
+                better = improves(found, margin)
+                z = torch.where(wide(better, z), new, z)
                 margin = torch.where(better, found, margin)
                 z, margin = frontier.compact(z, margin)
         return frontier.best

@@ -3,7 +3,7 @@ picture windows, and the judge."""
 
 from hauberk.blocks.ascent import ascend
 from hauberk.blocks.canvas import Canvas
-from hauberk.blocks.frontier import Frontier
+from hauberk.blocks.frontier import Frontier, improves
 from hauberk.blocks.losses import LOSSES, Loss, Rival, loss_named
 from hauberk.blocks.schedules import SCHEDULES, Schedule, schedule_named
 from hauberk.blocks.starts import STARTS, Start, best_start, start_named
@@ -20,6 +20,7 @@ __all__ = [
     "Start",
     "ascend",
     "best_start",
+    "improves",
     "loss_named",
     "schedule_named",
     "start_named",

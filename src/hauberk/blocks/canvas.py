@@ -35,7 +35,7 @@ class Canvas:
 
     def sides(self, share: Tensor, least: int = 1) -> Tensor:
         """`side` for a share of each example: (B,) int64."""
-        area = share.to(torch.float64) * self.height * self.width
+        area = share * (self.height * self.width)
         return (area if self.height == 1 else area.sqrt()).round().to(torch.int64).clamp_min(least)
 
     def window(self, rows: Rows, streams: Streams, side: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,11 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hauberk._shapes import Batch, PerExample
+from hauberk._shapes import Batch, Logits, PerExample
 from hauberk.blocks.losses import Loss, value_and_cotangent
 from hauberk.threat import Access, Goal, Region
 
-__all__ = ["Frontier"]
+__all__ = ["Frontier", "improves"]
+
+
+def improves(found: PerExample, known: PerExample) -> Tensor:
+    """(B,) bool: the value found is larger than the one known, or the first that is a number; NaN never improves."""
+    return (found > known) | (known.isnan() & ~found.isnan())
 
 
 class Frontier:
@@ -68,7 +73,7 @@ class Frontier:
             margin = self.goal.reached(labels).to(self.x.dtype) * 2 - 1
             margin = torch.where(labels < 0, torch.nan, margin)  # the scores behind the label are not finite
         else:
-            margin = self.goal.margin(self.victim.logits(points, self.rows))
+            margin = self._margin(self.victim.logits(points, self.rows))
         self._record(points, margin)
         return margin
 
@@ -86,7 +91,7 @@ class Frontier:
         points = self.region.snap(z, self.x) if allowed else z
         logits, vjp = self.victim.pullback(points, self.rows)
         values, cotangent = value_and_cotangent(loss, logits, self.goal if towards is None else towards)
-        self._record(points, self.goal.margin(logits) if allowed else torch.full_like(values, -torch.inf))
+        self._record(points, self._margin(logits) if allowed else torch.full_like(values, -torch.inf))
         return values, vjp(cotangent).nan_to_num_(0.0, 0.0, 0.0)
 
     def compact(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -100,10 +105,14 @@ class Frontier:
         self.goal, self.region = goal.take(self.rows), region.take(self.rows)
         return tuple(tensor[keep] for tensor in tensors)
 
+    def _margin(self, logits: Logits) -> PerExample:
+        """The goal's margin; NaN where an answer is not finite, which the judge will not accept either."""
+        return torch.where(logits.isfinite().all(dim=1), self.goal.margin(logits), torch.nan)
+
     def _record(self, points: Batch, margin: PerExample) -> None:
         margin = margin.detach().to(self.margin.dtype)
         known = self.margin[self.rows]
-        better = margin > known  # False where NaN: such a point is never the best
+        better = improves(margin, known)
         if bool(better.any()):
             rows = self.rows[better]
             self.best[rows], self.margin[rows] = points[better].to(self.best.dtype), margin[better]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hauberk._shapes import Batch, Labels, PerExample, Rows, flat
+from hauberk._shapes import Batch, Labels, PerExample, Rows, flat, wide
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Goal, Region
 
@@ -53,7 +53,7 @@ def judge(victim: Any, points: Batch, x: Batch, goal: Goal, region: Region, rows
             f"an attack returns one point per example, {tuple(x.shape)} {x.dtype}, got {kind}; mend the attack"
         )
     allowed = region.contains(points, x)
-    shown = torch.where(flat(points.isfinite()).all(dim=1).reshape(-1, *(1,) * (x.ndim - 1)), points, x)
+    shown = torch.where(wide(flat(points.isfinite()).all(dim=1), x), points, x)
     if victim.access < Access.SCORES:
         labels = victim.labels(shown, rows)
         reached, confidence = goal.reached(labels) & (labels >= 0), torch.full((len(x),), torch.nan, device=x.device)

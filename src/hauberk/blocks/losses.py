@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from hauberk._shapes import Labels, Logits, PerExample, Rows
+from hauberk._shapes import Labels, Logits, PerExample, Rows, double
 from hauberk.errors import SettingError, UnknownNameError
-from hauberk.threat import Classed, Goal, Targeted
+from hauberk.threat import Classed, Goal, Targeted, Untargeted
 
 __all__ = [
     "LOSSES",
@@ -69,8 +69,16 @@ def cross_entropy(logits: Logits, goal: Goal) -> PerExample:
 
 def probability_margin(logits: Logits, goal: Goal) -> PerExample:
     """The goal's margin on softmax probabilities: bounded, so that no example's scale rules
-    (Xie et al. 2024, arXiv:2411.15210)."""
-    return goal.margin(logits.softmax(dim=1))
+    (Xie et al. 2024, arXiv:2411.15210).
+
+    Written with 1 - p_c = sigmoid(logsumexp of the others - z_c), for the reason given at `cross_entropy`.
+    """
+    if not isinstance(goal, Untargeted | Targeted):
+        return goal.margin(logits.softmax(dim=1))
+    classes = goal.classes[:, None]
+    rest = logits.scatter(1, classes, -torch.inf)
+    missing = torch.sigmoid(rest.logsumexp(dim=1) - logits.gather(1, classes).squeeze(1))
+    return goal.sign * (1 - missing - missing * rest.softmax(dim=1).amax(dim=1))
 
 
 def dlr(logits: Logits, goal: Goal) -> PerExample:
@@ -105,15 +113,21 @@ def loss_named(name: str) -> Loss:
 
 
 def value_and_cotangent(loss: Loss, logits: Logits, goal: Goal) -> tuple[PerExample, Logits]:
-    """The loss of each row and its derivative with respect to that row's logits."""
+    """The loss of each row, in float64 where the device has it, and the direction of its derivative by that row's logits.
+
+    The derivative is scaled to a largest entry of 1 before it goes back to the dtype of the logits: where a model is sure, that
+    of the cross-entropy is too small for float32, and an attack would stand still although the direction is known. Steps read
+    directions only.
+    """
     with torch.enable_grad():
-        leaf = logits.detach().requires_grad_()
+        leaf = logits.detach().to(double(logits)).requires_grad_()
         values = loss(leaf, goal)
         if values.requires_grad:
             (cotangent,) = torch.autograd.grad(values.sum(), leaf)
         else:  # a predicate that does not depend on the logits smoothly
             cotangent = torch.zeros_like(leaf)
-    return values.detach(), cotangent
+    largest = cotangent.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(cotangent.dtype).tiny)
+    return values.detach(), (cotangent / largest).to(logits.dtype)
 
 
 def _classed(goal: Goal, name: str) -> Classed:

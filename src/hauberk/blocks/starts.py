@@ -10,8 +10,8 @@ from typing import TypeAlias
 import torch
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, Rows
-from hauberk.blocks.frontier import Frontier
+from hauberk._shapes import Batch, Rows, wide
+from hauberk.blocks.frontier import Frontier, improves
 from hauberk.errors import UnknownNameError
 from hauberk.threat import Region
 
@@ -37,16 +37,17 @@ def block_corner(x: Batch, rows: Rows, region: Region, streams: Streams) -> Batc
     The last two axes of x are cut into blocks of ceil(side / 2^k), k drawn uniformly from 0 .. 4, the last axis alone for
     vectors; every leading index (a channel) has signs of its own.
     """
-    shape = x.shape[1:]
-    signs = streams.signs(rows, shape, dtype=x.dtype)
-    halvings = streams.integers(rows, HALVINGS).to(x.device)
-    cells = signs
-    for axis in range(max(1, x.ndim - 2), x.ndim):
+    axes = range(max(1, x.ndim - 2), x.ndim)
+    finest = 2 ** (HALVINGS - 1)
+    counts = [-(-x.shape[axis] // -(-x.shape[axis] // finest)) for axis in axes]  # the most blocks that any k needs
+    cells = streams.signs(rows, (*x.shape[1 : axes[0]], *counts), dtype=x.dtype)
+    parts = 2 ** streams.integers(rows, HALVINGS)[:, None]
+    for axis in axes:
         length = x.shape[axis]
-        side = torch.ceil(length / 2.0 ** halvings.to(torch.float64)).to(torch.int64).clamp_min(1)
-        place = torch.arange(length, device=x.device)[None] // side[:, None]
-        index = place.reshape(len(x), *(length if a == axis else 1 for a in range(1, x.ndim))).expand(x.shape)
-        cells = cells.gather(axis, index)
+        side = (length + parts - 1) // parts
+        place = torch.arange(length, device=x.device)[None] // side
+        index = place.reshape(len(x), *(length if a == axis else 1 for a in range(1, x.ndim)))
+        cells = cells.gather(axis, index.expand(*cells.shape[:axis], length, *cells.shape[axis + 1 :]))
     return region.linear_max(cells, x)
 
 
@@ -66,8 +67,8 @@ def best_start(start: Callable[[], Batch], frontier: Frontier, candidates: int) 
             break
         z = start()
         found = frontier.ask(z)
-        better = found > margin
-        best = torch.where(better.reshape(-1, *(1,) * (z.ndim - 1)), z, best)
+        better = improves(found, margin)
+        best = torch.where(wide(better, z), z, best)
         margin = torch.where(better, found, margin)
         best, margin = frontier.compact(best, margin)
     return best

@@ -22,10 +22,12 @@ from hauberk.evaluate.cascade import Tally, look_clean
 from hauberk.threat import Access, Ball, Goal, Norm, ThreatModel, Untargeted
 from hauberk.victims import Meter, Victim
 
-__all__ = ["EXAMPLES", "AuditEvidence", "Finding", "audit_cascade", "audit_victim"]
+__all__ = ["EXAMPLES", "POOL", "AuditEvidence", "Finding", "audit_cascade", "audit_victim"]
 
 EXAMPLES = 32
 """How many correctly classified examples the audit works on, at most."""
+POOL = 128
+"""How many examples it looks among, whatever the batch size."""
 _SHARE = (
     0.05  # of the examples that one attack may break beyond a stronger one before it is a finding: chance does less
 )
@@ -69,7 +71,7 @@ def audit_victim(
 ) -> AuditEvidence:
     """Audit on the first correctly classified examples among these.
 
-    Cost: at most about 220 forwards and 90 backwards for each of at most `EXAMPLES` examples.
+    Cost: one forward for each example; about 270 forwards and 125 backwards more for each of at most `EXAMPLES` of them.
     """
     began = time.perf_counter()
     meter = Meter(victim, len(x), access=access)
@@ -95,6 +97,15 @@ def audit_victim(
                 finding = check(part)
                 if finding is not None:
                     findings.append(finding)
+    else:
+        findings.append(
+            Finding(
+                "audit-could-not-run",
+                "info",
+                f"the model classified none of the first {len(x)} examples correctly, so that no attack could be tried on one",
+                "look at the clean accuracy first: the labels, their order or the preprocessing may be wrong",
+            )
+        )
     return AuditEvidence(
         tuple(findings),
         tuple(checks),
@@ -105,24 +116,45 @@ def audit_victim(
     )
 
 
-def audit_cascade(tallies: Sequence[Tally], correct: int) -> list[Finding]:
-    """Findings that come free with a suite: what its last resort broke after the gradient attacks had given up."""
+def audit_cascade(tallies: Sequence[Sequence[Tally]], correct: int) -> list[Finding]:
+    """Findings that come free with a suite, from what each stage did at each radius."""
     findings: list[Finding] = []
-    climbed = False
-    for tally in tallies:
+    refused = sum(tally.refused for stages in tallies for tally in stages)
+    if refused:
+        names = sorted({tally.name for stages in tallies for tally in stages if tally.refused})
+        findings.append(
+            Finding(
+                "points-outside-the-region",
+                "error",
+                f"{', '.join(names)} proposed {refused} points that are not finite or lie outside the region; the judge "
+                "counted none of them",
+                "the attack does not keep to the threat, so what it might have broken within is unknown: mend or leave it out",
+            )
+        )
+    surprises = [tally for stages in tallies for tally in _beyond_gradients(stages)]
+    if surprises:
+        worst = max(surprises, key=lambda tally: tally.broken / tally.attempted)
+        findings.append(
+            Finding(
+                "black-box-beats-gradients-in-suite",
+                "warning",
+                f"{worst.name}, which sees no gradient, broke {worst.broken} of the {worst.attempted} examples that the "
+                f"gradient attacks had left at radius {worst.radius:g} ({correct} were classified correctly)",
+                "the gradients mislead: run square with more steps and pgd from more starts before you trust the number",
+            )
+        )
+    return findings
+
+
+def _beyond_gradients(stages: Sequence[Tally]) -> list[Tally]:
+    """The stages without gradients that broke much after stages with gradients had given up."""
+    climbed, found = False, []
+    for tally in stages:
         if tally.backwards:
             climbed = True
         elif climbed and tally.attempted >= 10 and tally.broken >= max(2, _SHARE * tally.attempted):
-            findings.append(
-                Finding(
-                    "black-box-beats-gradients-in-suite",
-                    "warning",
-                    f"{tally.name}, which sees no gradient, broke {tally.broken} of the {tally.attempted} examples that the "
-                    f"gradient attacks had left ({correct} were classified correctly)",
-                    "the gradients mislead: run square with more steps and pgd from more starts before you trust the number",
-                )
-            )
-    return findings
+            found.append(tally)
+    return found
 
 
 class _Part:

@@ -26,11 +26,16 @@ __all__ = ["ChunkEvidence", "Clean", "Tally", "look_clean", "run_chunk"]
 
 @dataclass
 class Tally:
-    """What one stage of a suite did in a chunk; the judge's forward of each proposal is in the counts."""
+    """What one stage of a suite did in a chunk at one radius; the judge's forward of each proposal is in the counts.
+
+    `refused` counts proposals that the judge did not accept because they are not finite or lie outside the region.
+    """
 
     name: str
+    radius: float
     attempted: int = 0
     broken: int = 0
+    refused: int = 0
     forwards: int = 0
     backwards: int = 0
     queries: int = 0
@@ -104,16 +109,18 @@ def run_chunk(
     goal_met = _met(goal, y)
     open_ = clean.correct & ~goal_met
     found = _Found(x)
-    tallies = [Tally(name_of(attack)) for attack in suite.attacks]
+    tallies: list[Tally] = []
     columns: dict[str, list[Any]] = {}
     statuses: list[dict[str, float | int]] = []
     before = torch.zeros(3, n, dtype=torch.int64, device=device)
     for radius in threat.radii:
         region = threat.ball(victim.bounds, radius)
-        for stage, (attack, tally) in enumerate(zip(suite.attacks, tallies, strict=True)):
+        for stage, attack in enumerate(suite.attacks):
+            tally = Tally(name_of(attack), radius)
+            tallies.append(tally)
             live = everyone[open_]
             if not len(live):
-                break
+                continue
             began = time.perf_counter()
             meter = Meter(victim, len(live), access=access)
             streams = Streams(seed, chunk.ids.to(device)[live], f"{stage}:{name_of(attack)}@{radius!r}")
@@ -130,6 +137,7 @@ def run_chunk(
             open_[live[broken]] = False
             tally.attempted += len(live)
             tally.broken += int(broken.sum())
+            tally.refused += int((~verdict.allowed).sum())
             tally.forwards += int(meter.forwards.sum())
             tally.backwards += int(meter.backwards.sum())
             tally.queries += int(meter.queries.sum())

@@ -1,6 +1,7 @@
 """Two models on the same examples: a paired comparison, which sees far smaller differences than two separate intervals."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from hauberk.errors import InputError
@@ -26,20 +27,12 @@ def compare(a: Compared, b: Compared) -> dict[str, Any]:
     paired data", method 10).
 
     Raises:
-        InputError: the runs are not about the same examples and the same threat.
+        InputError: the runs are not about the same examples, threat and attacks; the first difference is named. Seed, batch
+            size, number format and versions may differ.
         RunError: a path leads to no finished run.
     """
     a, b = _run(a), _run(b)
-    for what, left, right in (
-        ("threat", a.manifest.threat, b.manifest.threat),
-        ("data", a.manifest.data_fingerprint, b.manifest.data_fingerprint),
-        ("suite", a.manifest.suite, b.manifest.suite),
-    ):
-        if left != right:
-            shown = (_data(a), _data(b)) if what == "data" else (left, right)
-            raise InputError(
-                f"a comparison needs two runs of the same {what}, got {shown[0]} and {shown[1]}; evaluate both models alike first"
-            )
+    _check_alike(a, b)
     standing_a, standing_b = _standing(a), _standing(b)
     if standing_a.keys() != standing_b.keys():
         raise InputError(
@@ -78,6 +71,46 @@ def _run(given: Compared) -> FinishedRun:
     if isinstance(given, Evaluation):
         return given.run
     return given if isinstance(given, FinishedRun) else RunFolder.read(given)
+
+
+def _check_alike(a: FinishedRun, b: FinishedRun) -> None:
+    """Refuse runs whose difference could come from what was asked of the models, not from the models."""
+    left, right = a.manifest, b.manifest
+    if left.threat != right.threat:
+        raise _unlike("threat", left.threat, right.threat, "evaluate both models under one threat")
+    # before the data: of data made by a program, the fingerprint speaks of the first n examples only
+    if left.n != right.n and left.data_name == right.data_name:
+        raise _unlike("number of examples", str(left.n), str(right.n), "evaluate both with the same --n")
+    if left.data_fingerprint != right.data_fingerprint:
+        raise _unlike("data", _data(a), _data(b), "evaluate both models on the same examples")
+    if left.n != right.n:
+        raise _unlike("number of examples", str(left.n), str(right.n), "evaluate both with the same --n")
+    if left.suite != right.suite:
+        raise _unlike("suite", left.suite, right.suite, "evaluate both models with one suite")
+    if _names(a) != _names(b):
+        cure = (
+            "where one model gives no gradients or no scores, a named suite holds other attacks for it: "
+            "write that access into the threat of both, @scores or @labels"
+        )
+        raise _unlike("attacks", ", ".join(_names(a)), ", ".join(_names(b)), cure)
+    for old, new in zip(left.attacks, right.attacks, strict=True):
+        mine, theirs = old.get("settings", {}), new.get("settings", {})
+        for key in dict.fromkeys((*mine, *theirs)):
+            if (key in mine) != (key in theirs) or mine[key] != theirs[key]:
+                shown = f"{old['name']} with {_setting(mine, key)}", f"with {_setting(theirs, key)}"
+                raise _unlike("attacks", *shown, "evaluate both models with the same settings")
+
+
+def _unlike(what: str, left: str, right: str, cure: str) -> InputError:
+    return InputError(f"a comparison needs two runs of the same {what}, got {left} and {right}; {cure}")
+
+
+def _names(run: FinishedRun) -> list[str]:
+    return [attack["name"] for attack in run.manifest.attacks]
+
+
+def _setting(settings: Mapping[str, Any], key: str) -> str:
+    return f"{key}={settings[key]!r}" if key in settings else f"no {key}"
 
 
 def _data(run: FinishedRun) -> str:

@@ -15,7 +15,7 @@ from hauberk.attacks import Attack, name_of, settings_of
 from hauberk.data import Chunk, Source
 from hauberk.data import load as load_data
 from hauberk.errors import DataError, SettingError, ThreatError
-from hauberk.evaluate.audit import audit_victim
+from hauberk.evaluate.audit import POOL, AuditEvidence, audit_victim
 from hauberk.evaluate.cascade import run_chunk
 from hauberk.evaluate.result import build_result
 from hauberk.evaluate.suites import Suite, suite_for
@@ -133,9 +133,8 @@ def evaluate(
                 if index in run.done:
                     advance(min(batch_size, len(source) - begin), "resumed")
             for index, chunk in _missing(source, batch_size, run.done):
-                ledger, rows, tensors = _work(
-                    victim, chunk, threat, chosen, seed, access, audit and index == 0, advance
-                )
+                found = _audit(victim, source, threat, seed, access) if audit and index == 0 else None
+                ledger, rows, tensors = _work(victim, chunk, threat, chosen, seed, access, found, advance)
                 if not keep_adversarials:
                     tensors = {name: tensor[:0] for name, tensor in tensors.items()}
                 run.write_chunk(index, rows, tensors, ledger)
@@ -182,6 +181,13 @@ def _missing(source: Source, size: int, done: set[int]) -> Iterator[tuple[int, C
             yield index, chunk
 
 
+def _audit(victim: Victim, source: Source, threat: ThreatModel, seed: int, access: Access) -> AuditEvidence:
+    """Audit on a fixed number of first examples, so that the findings do not depend on the batch size."""
+    pool = next(iter(source.chunks(min(POOL, len(source)))))
+    x, y = check_inputs(victim, pool.x, pool.y, ids=pool.ids)
+    return audit_victim(victim, x, y, pool.ids, threat, seed=seed, access=access)
+
+
 def _work(
     victim: Victim,
     chunk: Chunk,
@@ -189,7 +195,7 @@ def _work(
     suite: Suite,
     seed: int,
     access: Access,
-    audited: bool,
+    found: AuditEvidence | None,
     advance: Callable[[int, str], None],
 ) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Evaluate one chunk: its ledger, rows and tensors."""
@@ -197,7 +203,6 @@ def _work(
     x, y = check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids)
     threat.ball(victim.bounds).check(x)
     ready = Chunk(chunk.ids, x, y)
-    found = audit_victim(victim, x, y, chunk.ids, threat, seed=seed, access=access) if audited else None
     made = run_chunk(
         victim,
         ready,
@@ -214,7 +219,7 @@ def _work(
         "classes": [[label, *counts] for label, counts in sorted(made.classes.items())],
         "charged": made.charged,
         "audit": None if found is None else found.to_json(),
-        "seconds": time.perf_counter() - began,
+        "seconds": time.perf_counter() - began + (0.0 if found is None else found.seconds),
     }
     return ledger, rows_table(made.columns), made.tensors
 

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def build_result(
     n = sum(ledger["examples"] for ledger in ledgers)
     radii = [_radius(ledgers, index, n) for index in range(len(threat.radii))]
     right = n - radii[-1]["misclassified"]
-    tallies = [_tally(ledgers, stage, name_of(attack)) for stage, attack in enumerate(suite.attacks)]
+    tallies = _tallies(ledgers, suite, threat.radii)
     audit, checks = _audit(ledgers, tallies, right)
     return {
         "schema": RESULT_SCHEMA,
@@ -66,17 +67,9 @@ def build_result(
         "clean_accuracy": clopper_pearson(right, n).to_json(),
         "robust_accuracy": radii[-1]["robust_accuracy"],
         "attacks": [
-            {
-                "name": tally.name,
-                "settings": settings_of(attack),
-                "attempted": tally.attempted,
-                "broken": tally.broken,
-                "forwards": tally.forwards,
-                "backwards": tally.backwards,
-                "queries": tally.queries,
-                "seconds": tally.seconds,
-            }
-            for tally, attack in zip(tallies, suite.attacks, strict=True)
+            {"name": name_of(attack), "settings": settings_of(attack)}
+            | {key: count for key, count in _over_radii(stage).items() if key != "refused"}
+            for attack, stage in zip(suite.attacks, zip(*tallies, strict=True), strict=True)
         ],
         "cost": _cost(ledgers, n),
         "radii": radii,
@@ -110,13 +103,24 @@ def _radius(ledgers: Sequence[Ledger], index: int, n: int) -> dict[str, Any]:
     }
 
 
-def _tally(ledgers: Sequence[Ledger], stage: int, name: str) -> Tally:
-    total = Tally(name)
+def _tallies(ledgers: Sequence[Ledger], suite: Suite, radii: Sequence[float]) -> list[list[Tally]]:
+    """For each radius, what each stage did over all chunks."""
+    totals = [[Tally(name_of(attack), radius) for attack in suite.attacks] for radius in radii]
     for ledger in ledgers:
-        part = ledger["attacks"][stage]
-        for key in ("attempted", "broken", "forwards", "backwards", "queries", "seconds"):
-            setattr(total, key, getattr(total, key) + part[key])
-    return total
+        for total, part in zip(chain.from_iterable(totals), ledger["attacks"], strict=True):
+            for key in _COUNTS:
+                setattr(total, key, getattr(total, key) + part[key])
+    return totals
+
+
+def _over_radii(tallies: Sequence[Tally]) -> dict[str, Any]:
+    """One stage over a curve: an example attempted at a larger radius was attempted at every smaller one, and none is broken
+    twice, so the examples are those of the first radius and the broken ones add up."""
+    summed = {key: sum(getattr(tally, key) for tally in tallies) for key in _COUNTS}
+    return summed | {"attempted": tallies[0].attempted}
+
+
+_COUNTS = ("attempted", "broken", "refused", "forwards", "backwards", "queries", "seconds")
 
 
 def _cost(ledgers: Sequence[Ledger], n: int) -> dict[str, float]:
@@ -148,7 +152,9 @@ def _per_class(ledgers: Sequence[Ledger], names: Sequence[str] | None) -> list[d
     ]
 
 
-def _audit(ledgers: Sequence[Ledger], tallies: Sequence[Tally], right: int) -> tuple[list[Finding], list[str]]:
+def _audit(
+    ledgers: Sequence[Ledger], tallies: Sequence[Sequence[Tally]], right: int
+) -> tuple[list[Finding], list[str]]:
     findings: list[Finding] = []
     checks: list[str] = []
     for ledger in ledgers:
