@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ from hauberk.cli.models import open_both
 from hauberk.cli.saving import TensorFile
 from hauberk.data import Chunk, Source
 from hauberk.errors import SettingError
+from hauberk.evaluate.progress import progress_bar
 from hauberk.report.words import amount, duration, percent, plain
 from hauberk.threat import ThreatModel
 from hauberk.victims import Victim, check_inputs
@@ -81,7 +81,7 @@ def attack(
             if out is not None:
                 facts = _facts(name, chosen, victim, source, allowed, seed)
                 file = stack.enter_context(TensorFile.replacing(out, _columns(victim, source), facts))
-            advance = stack.enter_context(_bar(name, len(source), show=not quiet and sys.stderr.isatty()))
+            advance = stack.enter_context(progress_bar(name, len(source), show=not quiet and sys.stderr.isatty()))
             for chunk in source.chunks(batch_size):
                 x, y = check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids)
                 predicted = victim.labels(x, torch.arange(len(x), device=x.device))
@@ -189,31 +189,3 @@ def _print(name: str, victim: Victim, source: Source, threat: ThreatModel, count
             style="dim",
         )
     )
-
-
-@contextmanager
-def _bar(name: str, total: int, *, show: bool) -> Iterator[Any]:
-    if not show:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda count: progress.update(task, advance=count)

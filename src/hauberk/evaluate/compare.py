@@ -78,10 +78,8 @@ def _check_alike(a: FinishedRun, b: FinishedRun) -> None:
     left, right = a.manifest, b.manifest
     if left.threat != right.threat:
         raise _unlike("threat", left.threat, right.threat, "evaluate both models under one threat")
-    # before the data: of data made by a program, the fingerprint speaks of the first n examples only
-    if left.n != right.n and left.data_name == right.data_name:
-        raise _unlike("number of examples", str(left.n), str(right.n), "evaluate both with the same --n")
-    if left.data_fingerprint != right.data_fingerprint:
+    # first where the name agrees: of data made by a program, the fingerprint speaks of the first n examples only
+    if left.data_fingerprint != right.data_fingerprint and (left.n == right.n or left.data_name != right.data_name):
         raise _unlike("data", _data(a), _data(b), "evaluate both models on the same examples")
     if left.n != right.n:
         raise _unlike("number of examples", str(left.n), str(right.n), "evaluate both with the same --n")
@@ -165,11 +163,10 @@ def _sentence(result: dict[str, Any]) -> str:
             f"{better} withstands the attacks on {gap:.1%} more of the {n} examples than {worse} "
             f"(exact McNemar p = {result['p_value']:.2g})."
         )
-    limit = (
-        f"differences below {detectable:.1%} could not be seen"
-        if detectable is not None
-        else "no difference could be seen"
-    )
+    if detectable is None:  # too few examples on which the models differ to speak of power
+        limit = f"a difference from {result['low']:.1%} to {result['high']:.1%} remains possible"
+    else:
+        limit = f"differences below {detectable:.1%} could not be seen"
     return (
         f"No difference between {a} and {b} is shown on {n} examples ({gap:.1%}, exact McNemar p = {result['p_value']:.2g}); "
         f"with this many examples {limit}."

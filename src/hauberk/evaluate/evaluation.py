@@ -4,7 +4,6 @@ import datetime
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from hauberk.data import load as load_data
 from hauberk.errors import DataError, SettingError, ThreatError
 from hauberk.evaluate.audit import POOL, AuditEvidence, audit_victim
 from hauberk.evaluate.cascade import run_chunk
+from hauberk.evaluate.progress import progress_bar
 from hauberk.evaluate.result import build_result
 from hauberk.evaluate.suites import Suite, suite_for
 from hauberk.evidence import FinishedRun, Manifest, MemoryRun, RunFolder, rows_table
@@ -128,7 +128,7 @@ def evaluate(
     )
     started = _now()
     with RunFolder.open(out, manifest) if out is not None else MemoryRun(manifest) as run:
-        with _bar(progress, len(source), chosen.name) as advance:
+        with progress_bar(chosen.name, len(source), show=progress) as advance:
             for index, begin in enumerate(range(0, len(source), batch_size)):
                 if index in run.done:
                     advance(min(batch_size, len(source) - begin), "resumed")
@@ -222,35 +222,6 @@ def _work(
         "seconds": time.perf_counter() - began + (0.0 if found is None else found.seconds),
     }
     return ledger, rows_table(made.columns), made.tensors
-
-
-@contextmanager
-def _bar(show: bool, total: int, name: str) -> Iterator[Callable[[int, str], None]]:
-    if not show:
-        yield lambda count, what: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[what]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=total, what="")
-        yield lambda count, what: progress.update(task, advance=count, what=what)
 
 
 def _now() -> str:
