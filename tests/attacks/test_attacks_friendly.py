@@ -94,7 +94,7 @@ def test_a_target_that_the_model_does_not_have_is_refused_for_scores_and_for_lab
         (OTHER, "expected a goal such as"),
         (Targeted, "expected a goal such as"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_goal_that_does_not_fit_the_batch_is_refused(goal: Any, needle: str) -> None:
     refused(lambda: pgd(S.victim, S.x, S.y, "linf:0.1", steps=2, goal=goal), SettingError, needle)

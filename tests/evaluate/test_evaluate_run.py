@@ -78,8 +78,10 @@ def test_the_forwards_of_the_rows_are_those_of_the_ledgers(curve: Evaluation) ->
         spent = sum(row[key] for row in rows)
         assert spent == sum(ledger["charged"][key] for ledger in curve.run.ledgers)
         clean = 60 if key != "backwards" else 0
-        assert spent == clean + sum(attack[key] for attack in curve.result["attacks"])
+        *attacks, probes = curve.result["attacks"]
+        assert spent == clean + sum(attack[key] for attack in attacks)
         audit = sum((ledger["audit"] or {}).get(key, 0) for ledger in curve.run.ledgers)
+        assert (probes["name"], probes[key]) == ("audit", audit)
         assert curve.result["cost"][f"{key}_per_example"] == pytest.approx((spent + audit) / 60)
 
 
@@ -101,7 +103,7 @@ def test_later_attacks_see_only_what_is_left(curve: Evaluation) -> None:
     # over a curve an attack has attempted what it saw at the first radius: the larger ones see fewer, and no others
     first = [row for row in rows_of(curve) if row["radius"] == 0.02]
     left = sum(row["status"] != "misclassified" for row in first)
-    for attack in curve.result["attacks"]:
+    for attack in curve.result["attacks"][:-1]:
         assert attack["attempted"] == left
         left -= sum(row["method"] == attack["name"] for row in first)
     assert left == sum(row["status"] == "undecided" for row in first)
@@ -263,7 +265,7 @@ def test_every_suite_runs_for_every_norm_and_access(digits: Digits, access: str,
 def test_a_threat_can_withhold_what_the_model_would_give(digits: Digits) -> None:
     for access, names in (("scores", {"noise", "square"}), ("labels", {"noise"})):
         found = evaluate(digits.mlp, (digits.x[:12], digits.y[:12]), f"linf:0.2@{access}", suite="quick")
-        assert {attack["name"] for attack in found.result["attacks"]} == names
+        assert {attack["name"] for attack in found.result["attacks"]} == names | {"audit"}
         assert found.result["cost"]["backwards_per_example"] == 0
         assert access[:-1] in found.result["threat_statement"]
 
@@ -426,3 +428,38 @@ def test_data_are_read_once_and_forward(digits: Digits) -> None:
 
     evaluate(digits.mlp, Stream(digits.x[:30], digits.y[:30]), "linf:0.1", suite=FGSM(), batch_size=7, audit=False)
     assert Stream.reads == [(0, None), (0, 30)]  # the first look, and the run
+
+
+def test_what_the_audit_breaks_is_broken(digits: Digits) -> None:
+    class Rounded(torch.nn.Module):
+        """Gradients see a flat model; noise and square do not."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return digits.conv((x * 4).round() / 4)
+
+    found = evaluate(Rounded(), (digits.x[:40], digits.y[:40]), "linf:0.2,0.3", suite=PGD(steps=2), batch_size=16)
+    *_, probes = found.result["attacks"]
+    assert probes["name"] == "audit"
+    by_audit = [row for row in rows_of(found) if (row["method"] or "").endswith("(audit)")]
+    assert len(by_audit) == probes["broken"] > 0
+    assert {row["radius"] for row in by_audit} == {0.3}
+    assert {row["example"] // 16 for row in by_audit} > {0}  # beyond the chunk whose ledger holds the audit
+    levels = found.result["radii"]
+    assert levels[-1]["broken"] == sum(row["status"] == "broken" for row in rows_of(found) if row["radius"] == 0.3)
+    saved = {int(i) for part in found.run.adversarials() for i in part["example"]}
+    assert {row["example"] for row in by_audit} <= saved
+
+
+def test_the_setting_itself_is_audited(digits: Digits) -> None:
+    def ids(**changes: Any) -> set[str]:
+        given = {"threat": "linf:0.1", "suite": FGSM(), "audit": False} | changes
+        model, data = given.pop("model", digits.mlp), given.pop("data", (digits.x[:60], digits.y[:60]))
+        return {finding["id"] for finding in evaluate(model, data, given.pop("threat"), **given).result["audit"]}
+
+    assert ids() == set()
+    assert ids(threat="linf:0.0001") == ids(threat="linf:1") == {"odd-radius"}
+    assert ids(data=(digits.x[:60], (digits.y[:60] + 1) % 10)) == {"clean-accuracy-near-chance"}
+    order = digits.y.argsort()[:200]
+    assert ids(data=(digits.x[order], digits.y[order])) == {"classes-missing"}
+    scored = lambda x: digits.mlp.logits(torch.as_tensor(x), torch.arange(len(x))).numpy()  # noqa: E731
+    assert "black-box-only" in ids(model=scored, suite=Noise(tries=2))

@@ -6,8 +6,8 @@ randomised and softmax outputs in Croce and Hein 2020, arXiv:2003.01690.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -18,19 +18,17 @@ from hauberk._shapes import Batch, Labels, flat
 from hauberk.attacks import FGSM, PGD, Attack, Noise, Square, name_of
 from hauberk.blocks import Frontier, ascend, loss_named, schedule_named, start_named
 from hauberk.blocks.judge import judge
-from hauberk.evaluate.cascade import Tally, look_clean
+from hauberk.evaluate.cascade import Known, look_clean
 from hauberk.threat import Access, Ball, Goal, Norm, ThreatModel, Untargeted
 from hauberk.victims import Meter, Victim
 
-__all__ = ["EXAMPLES", "POOL", "AuditEvidence", "Finding", "audit_cascade", "audit_victim"]
+__all__ = ["EXAMPLES", "POOL", "SHARE", "AuditEvidence", "Finding", "audit_victim"]
 
 EXAMPLES = 32
 """How many correctly classified examples the audit works on, at most."""
 POOL = 128
 """How many examples it looks among, whatever the batch size."""
-_SHARE = (
-    0.05  # of the examples that one attack may break beyond a stronger one before it is a finding: chance does less
-)
+SHARE = 0.05  # of the examples that one attack may break beyond a stronger one before it is a finding: chance does less
 
 
 @dataclass(frozen=True)
@@ -50,20 +48,26 @@ class Finding:
     next: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AuditEvidence:
-    """What the audit of a victim found, which checks ran, and what it cost."""
+    """What the audit of a victim found, which checks ran, what it broke on the way, and what it cost.
+
+    `broken` maps example ids to points within the threat's largest radius.
+    """
 
     findings: tuple[Finding, ...]
     checks: tuple[str, ...]
+    examples: int
     forwards: int
     backwards: int
     queries: int
     seconds: float
+    broken: dict[int, Known] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
+        """All but the broken points, as plain values."""
+        kept = ("checks", "examples", "forwards", "backwards", "queries", "seconds")
+        return {"findings": [asdict(finding) for finding in self.findings]} | {key: getattr(self, key) for key in kept}
 
 
 def audit_victim(
@@ -79,6 +83,7 @@ def audit_victim(
     chosen = clean.correct.nonzero()[:EXAMPLES, 0]
     findings: list[Finding] = []
     checks: list[str] = []
+    broken: dict[int, Known] = {}
     if len(chosen):
         part = _Part(meter, x[chosen], y[chosen], chosen, ids.to(x.device)[chosen], threat.at(threat.radius), seed)
         plan: list[tuple[str, Access, Callable[[_Part], Finding | None]]] = [
@@ -97,6 +102,7 @@ def audit_victim(
                 finding = check(part)
                 if finding is not None:
                     findings.append(finding)
+        broken = part.found
     else:
         findings.append(
             Finding(
@@ -109,52 +115,13 @@ def audit_victim(
     return AuditEvidence(
         tuple(findings),
         tuple(checks),
+        len(chosen),
         int(meter.forwards.sum()),
         int(meter.backwards.sum()),
         int(meter.queries.sum()),
         time.perf_counter() - began,
+        broken,
     )
-
-
-def audit_cascade(tallies: Sequence[Sequence[Tally]], correct: int) -> list[Finding]:
-    """Findings that come free with a suite, from what each stage did at each radius."""
-    findings: list[Finding] = []
-    refused = sum(tally.refused for stages in tallies for tally in stages)
-    if refused:
-        names = sorted({tally.name for stages in tallies for tally in stages if tally.refused})
-        findings.append(
-            Finding(
-                "points-outside-the-region",
-                "error",
-                f"{', '.join(names)} proposed {refused} points that are not finite or lie outside the region; the judge "
-                "counted none of them",
-                "the attack does not keep to the threat, so what it might have broken within is unknown: mend or leave it out",
-            )
-        )
-    surprises = [tally for stages in tallies for tally in _beyond_gradients(stages)]
-    if surprises:
-        worst = max(surprises, key=lambda tally: tally.broken / tally.attempted)
-        findings.append(
-            Finding(
-                "black-box-beats-gradients-in-suite",
-                "warning",
-                f"{worst.name}, which sees no gradient, broke {worst.broken} of the {worst.attempted} examples that the "
-                f"gradient attacks had left at radius {worst.radius:g} ({correct} were classified correctly)",
-                "the gradients mislead: run square with more steps and pgd from more starts before you trust the number",
-            )
-        )
-    return findings
-
-
-def _beyond_gradients(stages: Sequence[Tally]) -> list[Tally]:
-    """The stages without gradients that broke much after stages with gradients had given up."""
-    climbed, found = False, []
-    for tally in stages:
-        if tally.backwards:
-            climbed = True
-        elif climbed and tally.attempted >= 10 and tally.broken >= max(2, _SHARE * tally.attempted):
-            found.append(tally)
-    return found
 
 
 class _Part:
@@ -167,6 +134,7 @@ class _Part:
         self.goal: Goal = Untargeted(y)
         self.region = threat.ball(meter.bounds)
         self._broken: dict[str, Tensor] = {}
+        self.found: dict[int, Known] = {}
 
     def streams(self, purpose: str) -> Streams:
         return Streams(self.seed, self.ids, f"audit/{purpose}")
@@ -188,8 +156,15 @@ class _Part:
             meter = self.victim()
             points = attack(meter, self.x, self.goal, space, streams=self.streams(name_of(attack)))
             everyone = torch.arange(len(self.x), device=self.x.device)
-            self._broken[key] = judge(meter, points, self.x, self.goal, space, everyone).broken
+            verdict = judge(meter, points, self.x, self.goal, space, everyone)
+            self._broken[key] = verdict.broken
             self.charge(meter)
+            if space is self.region and self.threat.goal == "untargeted":
+                for row in verdict.broken.nonzero()[:, 0].tolist():
+                    label, confidence = int(verdict.labels[row]), float(verdict.confidence[row])
+                    self.found.setdefault(
+                        int(self.ids[row]), Known(points[row], label, confidence, f"{name_of(attack)} (audit)")
+                    )
         return self._broken[key]
 
 
@@ -270,7 +245,7 @@ def _dead_gradients(part: _Part) -> Finding | None:
 def _one_step_beats_iterated(part: _Part) -> Finding | None:
     one, many = part.broken_by(FGSM(loss="margin")), part.broken_by(_iterated(part))
     only_one, only_many = int((one & ~many).sum()), int((many & ~one).sum())
-    if only_one <= only_many or only_one < max(3, 2 * _SHARE * len(part.x)):  # in L0 the two choose other coordinates
+    if only_one <= only_many or only_one < max(3, 2 * SHARE * len(part.x)):  # in L0 the two choose other coordinates
         return None
     return Finding(
         "one-step-beats-iterated",
@@ -288,7 +263,7 @@ def _black_box_beats_gradients(part: _Part) -> Finding | None:
         blind.append(Square(steps=100))
     for attack in blind:
         beyond = int((part.broken_by(attack) & ~climbed).sum())
-        if beyond >= max(2, _SHARE * len(part.x)):
+        if beyond >= max(2, SHARE * len(part.x)):
             return Finding(
                 "black-box-beats-gradients",
                 "error",

@@ -5,7 +5,7 @@ stays broken with that point, and only survivors are attacked again.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from hauberk.evaluate.suites import Suite
 from hauberk.threat import Access, Goal, Norm, Targeted, ThreatModel, goal_from
 from hauberk.victims import Meter, Victim
 
-__all__ = ["ChunkEvidence", "Clean", "Tally", "look_clean", "run_chunk"]
+__all__ = ["ChunkEvidence", "Clean", "Known", "Tally", "look_clean", "run_chunk"]
 
 
 @dataclass
@@ -40,6 +40,16 @@ class Tally:
     backwards: int = 0
     queries: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A point within the largest radius that the judge accepted before the suite began."""
+
+    point: Tensor
+    label: int
+    confidence: float
+    method: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +79,7 @@ class ChunkEvidence:
     statuses: list[dict[str, float | int]]
     classes: dict[int, list[int]] = field(default_factory=dict)
     charged: dict[str, int] = field(default_factory=dict)
+    broken_before: int = 0
 
 
 def look_clean(meter: Meter, x: Tensor, y: Labels) -> Clean:
@@ -91,6 +102,7 @@ def run_chunk(
     *,
     seed: int,
     access: Access,
+    known: Mapping[int, Known] | None = None,
     advance: Callable[[str, int], None] | None = None,
 ) -> ChunkEvidence:
     """Evaluate one chunk.
@@ -98,6 +110,7 @@ def run_chunk(
     Args:
         chunk: examples inside the victim's bounds, on its device.
         access: the most that may be asked.
+        known: for example ids, points that count at the largest radius where the suite leaves the example standing.
         advance: called with the stage's name and the number of survivors whenever a stage ends.
     """
     x, y = chunk.x, chunk.y
@@ -112,6 +125,7 @@ def run_chunk(
     tallies: list[Tally] = []
     columns: dict[str, list[Any]] = {}
     statuses: list[dict[str, float | int]] = []
+    broken_before = 0
     before = torch.zeros(3, n, dtype=torch.int64, device=device)
     for radius in threat.radii:
         region = threat.ball(victim.bounds, radius)
@@ -144,6 +158,8 @@ def run_chunk(
             tally.seconds += time.perf_counter() - began
             if advance is not None:
                 advance(tally.name, int(open_.sum()))
+        if radius == threat.radii[-1]:
+            broken_before = found.adopt(known or {}, chunk.ids, open_, radius)
         spent = torch.stack((total.forwards, total.backwards, total.queries))
         _add_rows(columns, chunk, clean, found, radius, spent - before)
         before = spent
@@ -167,7 +183,7 @@ def run_chunk(
         "backwards": int(total.backwards.sum()),
         "queries": int(total.queries.sum()),
     }
-    return ChunkEvidence(columns, found.tensors(chunk.ids), tallies, statuses, classes, charged)
+    return ChunkEvidence(columns, found.tensors(chunk.ids), tallies, statuses, classes, charged, broken_before)
 
 
 class _Found:
@@ -189,6 +205,15 @@ class _Found:
         if method not in self.methods:
             self.methods.append(method)
         self.method_index[rows] = self.methods.index(method)
+
+    def adopt(self, known: Mapping[int, Known], ids: Tensor, open_: Tensor, radius: float) -> int:
+        """Take the known points of examples that still stand; how many those were."""
+        rows = [row for row in open_.nonzero()[:, 0].tolist() if int(ids[row]) in known]
+        for row in rows:
+            point, place = known[int(ids[row])], torch.tensor([row], device=self.x.device)
+            label = torch.tensor([point.label], device=self.x.device)
+            self.keep(place, point.point[None], label, torch.tensor([point.confidence]), radius, point.method)
+        return len(rows)
 
     def tensors(self, ids: Tensor) -> dict[str, Tensor]:
         """For the broken examples: `example`, `radius` they were first broken at, `adversarials`, `originals`."""

@@ -160,14 +160,19 @@ def _sentence(result: dict[str, Any]) -> str:
     if result["p_value"] <= 0.05:
         better, worse = (a, b) if result["difference"] > 0 else (b, a)
         return (
-            f"{better} withstands the attacks on {gap:.1%} more of the {n} examples than {worse} "
+            f"{better} withstands the attacks on {_percent(gap)} more of the {n} examples than {worse} "
             f"(exact McNemar p = {result['p_value']:.2g})."
         )
     if detectable is None:  # too few examples on which the models differ to speak of power
-        limit = f"a difference from {result['low']:.1%} to {result['high']:.1%} remains possible"
+        limit = f"a difference from {_percent(result['low'])} to {_percent(result['high'])} remains possible"
     else:
-        limit = f"differences below {detectable:.1%} could not be seen"
+        limit = f"differences below {_percent(detectable)} could not be seen"
     return (
-        f"No difference between {a} and {b} is shown on {n} examples ({gap:.1%}, exact McNemar p = {result['p_value']:.2g}); "
+        f"No difference between {a} and {b} is shown on {n} examples ({_percent(gap)}, exact McNemar p = {result['p_value']:.2g}); "
         f"with this many examples {limit}."
     )
+
+
+def _percent(share: float) -> str:
+    """0.03 -> "3.0 %", as reports spell it; what rounds to nothing has no sign."""
+    return f"{round(100 * share, 1) + 0.0:.1f} %"

@@ -132,9 +132,12 @@ def evaluate(
             for index, begin in enumerate(range(0, len(source), batch_size)):
                 if index in run.done:
                     advance(min(batch_size, len(source) - begin), "resumed")
+            found: AuditEvidence | None = None
             for index, chunk in _missing(source, batch_size, run.done):
-                found = _audit(victim, source, threat, seed, access) if audit and index == 0 else None
-                ledger, rows, tensors = _work(victim, chunk, threat, chosen, seed, access, found, advance)
+                if audit and found is None and index * batch_size < POOL:
+                    advance(0, "audit")
+                    found = _audit(victim, source, threat, seed, access)
+                ledger, rows, tensors = _work(victim, chunk, threat, chosen, seed, access, found, index == 0, advance)
                 if not keep_adversarials:
                     tensors = {name: tensor[:0] for name, tensor in tensors.items()}
                 run.write_chunk(index, rows, tensors, ledger)
@@ -196,9 +199,10 @@ def _work(
     seed: int,
     access: Access,
     found: AuditEvidence | None,
+    first: bool,
     advance: Callable[[int, str], None],
 ) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """Evaluate one chunk: its ledger, rows and tensors."""
+    """Evaluate one chunk: its ledger, rows and tensors. The first carries what the audit found and cost."""
     began = time.perf_counter()
     x, y = check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids)
     threat.ball(victim.bounds).check(x)
@@ -210,6 +214,7 @@ def _work(
         suite,
         seed=seed,
         access=access,
+        known=None if found is None else found.broken,
         advance=lambda name, left: advance(0, f"{name}: {left} left"),
     )
     ledger: dict[str, Any] = {
@@ -218,8 +223,9 @@ def _work(
         "statuses": made.statuses,
         "classes": [[label, *counts] for label, counts in sorted(made.classes.items())],
         "charged": made.charged,
-        "audit": None if found is None else found.to_json(),
-        "seconds": time.perf_counter() - began + (0.0 if found is None else found.seconds),
+        "broken_before": made.broken_before,
+        "audit": found.to_json() if found is not None and first else None,
+        "seconds": time.perf_counter() - began + (found.seconds if found is not None and first else 0.0),
     }
     return ledger, rows_table(made.columns), made.tensors
 

@@ -10,7 +10,8 @@ import torch
 
 from hauberk.attacks import name_of, settings_of
 from hauberk.data import Source
-from hauberk.evaluate.audit import Finding, audit_cascade
+from hauberk.evaluate.audit import Finding
+from hauberk.evaluate.audit_run import audit_cascade, audit_setting
 from hauberk.evaluate.cascade import Tally
 from hauberk.evaluate.statement import threat_statement
 from hauberk.evaluate.statistics import clopper_pearson
@@ -41,7 +42,13 @@ def build_result(
     radii = [_radius(ledgers, index, n) for index in range(len(threat.radii))]
     right = n - radii[-1]["misclassified"]
     tallies = _tallies(ledgers, suite, threat.radii)
-    audit, checks = _audit(ledgers, tallies, right)
+    access = min(threat.access, victim.access)
+    seen = len({label for ledger in ledgers for label, *_ in ledger["classes"]})
+    audit, checks = _audit(ledgers)
+    audit += audit_cascade(tallies, right)
+    audit += audit_setting(threat, victim.bounds, access, victim.classes, seen, n, right)
+    order = {"error": 0, "warning": 1, "info": 2}
+    audit.sort(key=lambda finding: order[finding.severity])
     return {
         "schema": RESULT_SCHEMA,
         "hauberk": version("hauberk"),
@@ -59,7 +66,7 @@ def build_result(
             "class_names": None if source.class_names is None else list(source.class_names),
         },
         "threat": str(threat),
-        "threat_statement": threat_statement(threat, victim.bounds),
+        "threat_statement": threat_statement(threat, victim.bounds, access),
         "suite": suite.name,
         "seed": manifest.seed,
         "n": n,
@@ -70,7 +77,8 @@ def build_result(
             {"name": name_of(attack), "settings": settings_of(attack)}
             | {key: count for key, count in _over_radii(stage).items() if key != "refused"}
             for attack, stage in zip(suite.attacks, zip(*tallies, strict=True), strict=True)
-        ],
+        ]
+        + [_audit_entry(ledger["audit"], ledgers) for ledger in ledgers if ledger["audit"] is not None],
         "cost": _cost(ledgers, n),
         "radii": radii,
         "per_class": _per_class(ledgers, source.class_names),
@@ -120,6 +128,13 @@ def _over_radii(tallies: Sequence[Tally]) -> dict[str, Any]:
     return summed | {"attempted": tallies[0].attempted}
 
 
+def _audit_entry(audit: Mapping[str, Any], ledgers: Sequence[Ledger]) -> dict[str, Any]:
+    """What the audit did, as an attack: it broke what its probes did and the suite did not."""
+    broken = sum(ledger["broken_before"] for ledger in ledgers)
+    counts = {key: audit[key] for key in ("forwards", "backwards", "queries", "seconds")}
+    return {"name": "audit", "settings": {}, "attempted": audit["examples"], "broken": broken} | counts
+
+
 _COUNTS = ("attempted", "broken", "refused", "forwards", "backwards", "queries", "seconds")
 
 
@@ -152,15 +167,12 @@ def _per_class(ledgers: Sequence[Ledger], names: Sequence[str] | None) -> list[d
     ]
 
 
-def _audit(
-    ledgers: Sequence[Ledger], tallies: Sequence[Sequence[Tally]], right: int
-) -> tuple[list[Finding], list[str]]:
+def _audit(ledgers: Sequence[Ledger]) -> tuple[list[Finding], list[str]]:
+    """The findings about the victim, and the checks that ran, from the ledger that holds them."""
     findings: list[Finding] = []
     checks: list[str] = []
     for ledger in ledgers:
         if ledger["audit"] is not None:
             findings += [Finding(**finding) for finding in ledger["audit"]["findings"]]
             checks += ledger["audit"]["checks"]
-    free = audit_cascade(tallies, right)
-    order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(findings + free, key=lambda finding: order[finding.severity]), checks
+    return findings, checks

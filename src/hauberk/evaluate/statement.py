@@ -17,15 +17,15 @@ _ACCESS = {
 }
 
 
-def threat_statement(threat: ThreatModel, bounds: tuple[float, float]) -> str:
-    """What the attacker may do, wants and sees, as a paragraph."""
+def threat_statement(threat: ThreatModel, bounds: tuple[float, float], access: Access) -> str:
+    """What the attacker may do, wants and sees, as a paragraph; `access` is what the model gives of what the threat allows."""
     low, high = bounds
     radii = [f"{radius:g}" for radius in threat.radii]
     radius = radii[-1] if len(radii) == 1 else f"{', '.join(radii[:-1])} or {radii[-1]}"
     grid = f" Changed values lie on a grid of {threat.grid} steps, so that they survive saving." if threat.grid else ""
     return (
         f"The attacker may {_CHANGE[threat.norm].format(radius=radius)}, where inputs lie in [{low:g}, {high:g}], "
-        f"and {_ACCESS[threat.access]}. {_wanted(threat.goal)}{grid}"
+        f"and {_ACCESS[access]}. {_wanted(threat.goal)}{grid}"
     )
 
 

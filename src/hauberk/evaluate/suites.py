@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from hauberk.attacks import FGSM, PGD, Attack, AutoPGD, HoppingPGD, Noise, Square, name_of
+from hauberk.attacks import __all__ as ATTACKS
 from hauberk.errors import AccessError, SettingError, ThreatError, UnknownNameError
 from hauberk.threat import Access, Norm, ThreatModel
 
@@ -115,6 +116,11 @@ def suite_for(suite: "str | Suite | Attack | Sequence[Attack]", threat: ThreatMo
         SettingError: a suite without attacks.
     """
     if isinstance(suite, str):
+        if suite in ATTACKS:
+            raise UnknownNameError(
+                f"{suite!r} is an attack, not a suite; pass it with its settings, such as hauberk.attacks.PGD(steps=40), or "
+                "run it alone with: hauberk attack"
+            )
         if suite not in SUITES:
             raise UnknownNameError.of("suite", suite, SUITES)
         purpose, by_access = SUITES[suite]
