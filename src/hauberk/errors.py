@@ -96,7 +96,8 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
-            raise
+            raise  # it is installed, and something it needs is not
         raise MissingExtraError(
-            f"{purpose} needs {module.split('.')[0]}, which is not installed; install it with: pip install 'hauberk[{extra}]'"
-        ) from error
+            f"{purpose} needs {module.split('.')[0]}, which is not installed; install it with: pip install 'hauberk[{extra}]' "
+            f"(from a checkout: pip install '.[{extra}]')"
+        ) from None  # the sentence says it all

@@ -181,6 +181,7 @@ BAD = {
     "a bar in per cent": (evaluation("--fail-under 40"), "write 0.4 for 40 %"),
     "a bar below zero": (evaluation("--fail-under -0.1"), "a share from 0 to 1"),
     "a bar that is NaN": (evaluation("--fail-under nan"), "a share from 0 to 1"),
+    "leave to pass a gate that is not there": (evaluation("--allow-audit-errors"), "give both or neither"),
     "an unknown option": (evaluation("--fali-under 0.4"), "try: hauberk evaluate --help"),
     "an unknown command": ("evalaute zoo:digits-mlp", "try: hauberk --help"),
     "no model": ("evaluate --data good.npz --threat linf:0.1", "missing argument 'MODEL'"),

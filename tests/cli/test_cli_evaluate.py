@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+
+from hauberk.evaluate import evaluate as run_evaluation
 
 Run = Callable[..., Any]
 EVALUATE = ("evaluate", "py:nets.py:tiny", "--data", "good.npz", "--suite", "quick", "--threat", "linf:0.05,0.1")
@@ -83,6 +87,42 @@ def test_the_gate_exits_with_1_below_the_bar_and_0_at_it(hauberk: Run) -> None:
     assert "of 12 examples withstand linf:0.1 (95 % interval" in sentence
 
 
+@pytest.fixture
+def doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every evaluation has a warning and two errors of the audit."""
+
+    def evaluate(*args: Any, **options: Any) -> Any:
+        evaluation = run_evaluation(*args, **options)
+        found = [("random-output", "error"), ("loss-still-rising", "warning"), ("dead-gradients", "error")]
+        evaluation.result["audit"][:] = [
+            {"id": name, "severity": severity, "evidence": "seen", "next": "look"} for name, severity in found
+        ]
+        return evaluation
+
+    monkeypatch.setattr(hauberk_evaluate(), "run_evaluation", evaluate)
+
+
+def test_the_gate_does_not_trust_a_number_that_the_audit_found_errors_in(hauberk: Run, doubted: None) -> None:
+    gate = (*EVALUATE, "--stages", "1", "--quiet", "--fail-under")
+    done = hauberk(*gate, "0")
+    assert (done.exit_code, done.stdout) == (1, "")
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("not to be trusted: the audit found errors (random-output, dead-gradients), ")
+    assert hauberk(*gate, "0", "--allow-audit-errors").exit_code == 0
+    below = hauberk(*gate, "1")
+    assert below.exit_code == 1
+    assert below.stderr.startswith("below the bar: at most ")
+    assert below.stderr.endswith("; besides, the audit found errors (random-output, dead-gradients)\n")
+    assert "audit" not in hauberk(*gate, "1", "--allow-audit-errors").stderr
+    assert hauberk(*gate[:-1]).exit_code == 0
+
+
+def test_the_gate_lets_warnings_pass(hauberk: Run) -> None:
+    document = json.loads(hauberk(*EVALUATE, "--json", "-").stdout)
+    assert {finding["severity"] for finding in document["audit"]} <= {"info", "warning"}
+    assert hauberk(*EVALUATE, "--quiet", "--fail-under", "0").exit_code == 0
+
+
 def test_quiet_says_nothing(hauberk: Run) -> None:
     done = hauberk(*EVALUATE, "--quiet", "--stages", "1", "--no-audit")
     assert (done.exit_code, done.output) == (0, "")
@@ -145,7 +185,10 @@ def hauberk_evaluate() -> Any:
     return sys.modules["hauberk.cli.evaluate"]
 
 
-@pytest.mark.parametrize(("out", "hint"), [([], "no --out DIR"), (["--out", "new"], "run the same command again")])
+@pytest.mark.parametrize(
+    ("out", "hint"),
+    [([], "no --out DIR"), (["--out", "new"], "nothing was kept yet: a chunk is --batch-size examples, 12 here")],
+)
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(
     hauberk: Run, monkeypatch: pytest.MonkeyPatch, out: list[str], hint: str
 ) -> None:
@@ -214,10 +257,75 @@ def test_ctrl_c_in_the_middle_of_a_run_can_be_resumed(bench: Path, tmp_path: Pat
     if process.returncode == 0:
         pytest.skip("the run was over before the signal came")
     assert process.returncode == 130
-    assert said == "interrupted; run the same command again to resume\n"
-    done = subprocess.run(start, cwd=bench, env=place, check=False)
+    kept = re.fullmatch(r"interrupted; kept (\d+) of 12; the same command goes on from there\n", said)
+    assert kept is not None
+    done = subprocess.run(start[:-1], cwd=bench, env=place, check=False, capture_output=True, text=True)
     assert done.returncode == 0
+    assert f"resuming at {kept[1]} of 12\n" in done.stderr
     assert (out / "report.html").is_file()
+
+
+def test_a_run_that_goes_on_or_was_finished_says_so(hauberk: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = (*EVALUATE, "--batch-size", "5", "--no-audit", "--out", str(out))
+
+    def said(*more: str) -> list[str]:
+        done = hauberk(*command, *more)
+        assert done.exit_code == 0, done.output
+        return [line for line in done.stderr.splitlines() if line.startswith(("resuming", "already"))]
+
+    assert said() == []
+    assert said() == ["already finished; nothing was computed"]
+    assert said("--quiet") == []
+    (out / "result.json").unlink()
+    assert said() == ["resuming at 12 of 12"]
+    (out / "result.json").unlink()
+    shutil.rmtree(out / "chunks" / "00002")
+    assert said() == ["resuming at 10 of 12"]
+    other = hauberk(*command, "--seed", "7")
+    assert (other.exit_code, "resuming" in other.stderr) == (2, False)
+
+
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(bench: Path) -> None:
+    code = """
+import importlib.abc, os, signal, sys
+from hauberk.cli import main
+
+class Impatient(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "hauberk.cli.commands":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Impatient())
+sys.argv = ["hauberk", "--version"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=bench, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_after_its_imports_the_command_line_hears_ctrl_c_as_python_does(bench: Path) -> None:
+    code = """
+import atexit, signal, sys
+from hauberk.cli import main
+atexit.register(lambda: print(signal.getsignal(signal.SIGINT) is signal.default_int_handler))
+sys.argv = ["hauberk", "--version"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=bench, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_an_output_that_is_not_utf8_gets_plain_characters(bench: Path, encoding: str) -> None:
+    place = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": encoding, "COLUMNS": "120"}
+    run = [sys.executable, "-m", "hauberk", *EVALUATE, "--fail-under", "1"]
+    done = subprocess.run(run, cwd=bench, env=place, capture_output=True, check=False)
+    assert done.returncode == 1
+    shown = done.stdout.decode("ascii")
+    assert "keeps at most" in shown
+    assert "?" not in shown
+    assert re.search(r"at most \d+\.\d.% of 12", done.stderr.decode(encoding))
 
 
 def test_a_broken_pipe_is_silent(bench: Path) -> None:

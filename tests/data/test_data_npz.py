@@ -34,6 +34,13 @@ def test_the_usual_names_are_found(tmp_path: Path, images: str, labels: str) -> 
     assert chunk.y.tolist() == list(range(10))
 
 
+def test_of_many_names_a_refusal_lists_the_first(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {f"p{place}": np.zeros(3) for place in range(784)}
+    path = save(tmp_path / "d.npz", **columns)
+    with pytest.raises(DataError, match=r"got p0, p1, [p\d, ]*, p11, \.\.\. and 772 more; rename yours"):
+        load(path)
+
+
 def test_a_choice_between_names_is_noted(tmp_path: Path) -> None:
     x, y = pictures(), np.arange(10)
     source = load(save(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y, data=x))

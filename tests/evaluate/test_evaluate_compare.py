@@ -42,7 +42,7 @@ def test_the_paired_table_and_its_test_are_those_worked_by_hand() -> None:
     assert found["difference"] == pytest.approx(0.75)
     assert found["p_value"] == pytest.approx(2 * 0.5**30)
     assert found["low"] < 0.75 < found["high"]
-    assert found["sentence"].startswith("Step withstands the attacks on 75.0% more of the 40 examples")
+    assert found["sentence"].startswith("Step withstands the attacks on 75.0 % more of the 40 examples")
     back = compare(weak.run, strong.run)
     assert back["difference"] == -found["difference"]
     assert (back["low"], back["high"]) == pytest.approx((-found["high"], -found["low"]))
@@ -63,7 +63,7 @@ def test_models_that_fall_on_different_examples_may_be_equally_robust() -> None:
     assert (found["difference"], found["p_value"]) == (0.0, 1.0)
     assert found["low"] < 0 < found["high"]
     assert 0 < found["smallest_detectable_difference"] < 1
-    assert f"{found['smallest_detectable_difference']:.1%}" in found["sentence"]
+    assert f"{100 * found['smallest_detectable_difference']:.1f} %" in found["sentence"]
 
 
 def test_the_interval_is_that_of_newcombes_example() -> None:

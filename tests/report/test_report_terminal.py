@@ -46,7 +46,8 @@ def test_the_summary_says_the_headline_the_outcome_the_attacks_the_cost_and_the_
         assert line.split()[-3:] == [str(undecided), str(broken), "13"]
     assert next(line for line in text.splitlines() if line.split()[:1] == ["fgsm"]).split()[1:3] == ["514", "78"]
     assert "90.0 propagations per image (61.9 forwards + 28.1 backwards)" in text
-    assert "warning: loss-still-rising" in text
+    assert "warning  loss-still-rising: On 31 of" in text
+    assert "info  one-step-beats-iterated: No iterated" in text
     assert "next: Give it more steps" in text
 
 
@@ -66,6 +67,30 @@ def test_names_are_neither_markup_nor_commands_to_the_terminal(digits_run: Finis
     text = printed(comparison, COMPARED | {"a": {"name": "[red]a\x07"}})
     assert "only [red]a" in text
     assert "\x07" not in text
+
+
+def test_an_audit_without_findings_says_so_in_one_line(digits_run: FinishedRun) -> None:
+    assert "Audit: 3 checks, no findings." in printed(summary, dict(digits_run.result, audit=[]))
+    assert "Audit: left out." in printed(summary, dict(digits_run.result, audit=[], audit_checks=[]))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+def test_a_console_that_is_not_utf8_is_given_plain_characters(digits_run: FinishedRun, encoding: str) -> None:
+    for show, result in ((summary, digits_run.result), (comparison, COMPARED | {"low": None})):
+        stream = io.BytesIO()
+        with io.TextIOWrapper(stream, encoding=encoding, errors="strict") as file:
+            show(result, Console(file=file, width=100, color_system=None))
+            file.flush()
+            text = stream.getvalue().decode("ascii")
+        assert "?" not in text
+    assert "84.0 %" in text
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
+    text = printed(comparison, COMPARED | {"difference": -0.0, "low": -0.0001, "high": 0.0001})
+    assert "0.0 points (0.0 to 0.0)" in text
+    assert "-0.0" not in text
+    assert "+0.0" not in text
 
 
 def test_a_summary_of_nulls_does_not_fall_over() -> None:

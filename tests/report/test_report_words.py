@@ -9,6 +9,7 @@ from hauberk.report.words import (
     amount,
     duration,
     headline,
+    in_ascii,
     interval,
     is_image,
     percent,
@@ -115,6 +116,12 @@ def test_a_radius_is_spelled_as_the_threat_spells_it() -> None:
     assert radius_text(ThreatModel.parse("l0:24"), 24.0) == "24"
     assert radius_text(None, 0.25) == "0.25"
     assert radius_text(None, None) == radius_text(None, math.inf) == "any size"
+
+
+def test_plain_characters_take_as_much_room() -> None:
+    text = f"86.5{NBSP}% \u2013 \u2588\u2593\u2591\u00b7 na\u00efve \u732b"
+    assert in_ascii(text) == "86.5 % - #=:. na?ve ?"
+    assert len(in_ascii(text)) == len(text)
 
 
 def test_characters_that_drive_terminals_or_turn_text_around_are_replaced() -> None:

@@ -11,9 +11,12 @@ from hauberk.cli.guard import Command, Group
 from hauberk.cli.lists import show
 from hauberk.cli.runs import compare, report
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
-_EPILOG = "Exit codes: 0 done, 1 below the bar of --fail-under, 2 bad input, 3 a defect of hauberk, 130 interrupted."
+_EPILOG = (
+    "Exit codes: 0 done, 1 below the bar of --fail-under or not to be trusted by it (an error of the audit), 2 bad input, "
+    "3 a defect of hauberk, 130 interrupted."
+)
 
 app = typer.Typer(
     name="hauberk",
@@ -53,8 +56,3 @@ for _name, _command in (
     ("demo", demo),
 ):
     app.command(_name, cls=Command, epilog=_EPILOG if _name == "evaluate" else None)(_command)
-
-
-def main() -> None:
-    """Run the command line and exit."""
-    app()

@@ -9,17 +9,19 @@ import typer
 from hauberk import zoo
 from hauberk.cli import options as given
 from hauberk.cli.evaluate import write_json
-from hauberk.cli.guard import Stop
+from hauberk.cli.guard import Stop, say
+from hauberk.cli.kept import Kept
 from hauberk.data import load as load_data
 from hauberk.evaluate import compare
 from hauberk.evaluate import evaluate as run_evaluation
 from hauberk.evidence import FinishedRun
 from hauberk.report import comparison, summary, write_html
+from hauberk.threat import ThreatModel
 
 __all__ = ["demo"]
 
 _MODELS = ("mnist-natural", "mnist-fgsm-rs")
-_DATA, _THREAT = "mnist5k", "linf:0.1,0.2,0.3"
+_DATA, _THREAT, _BATCH = "mnist5k", "linf:0.1,0.2,0.3", 128
 
 
 def demo(
@@ -43,19 +45,28 @@ def demo(
     )
     runs: list[FinishedRun] = []
     reports: list[Path] = []
+    threat = ThreatModel.parse(_THREAT)
     for name in _MODELS:
+        victim = zoo.load(name)
+        kept = Kept(out / name, victim, source, threat, suite, 0, _BATCH)
+        was_finished = kept.is_finished()
+        if not was_finished and (count := kept.count()):
+            say(f"{name}: resuming at {count} of {len(source)}")
         try:
             evaluation = run_evaluation(
-                zoo.load(name),
+                victim,
                 source,
-                _THREAT,
+                threat,
                 suite=suite,
                 out=out / name,
+                batch_size=_BATCH,
                 progress=sys.stderr.isatty(),
                 command=f"hauberk demo --out {out}",
             )
         except KeyboardInterrupt:
-            raise Stop.interrupted("run the same command again to resume") from None
+            raise Stop.interrupted(f"{name}: {kept.sentence()}") from None
+        if was_finished:
+            say(f"{name}: already finished; nothing was computed")
         runs.append(evaluation.run)
         reports.append(write_html(evaluation.run))
         print(flush=True)

@@ -11,6 +11,7 @@ import typer
 
 from hauberk.cli import options as given
 from hauberk.cli.guard import Stop, say
+from hauberk.cli.kept import Kept
 from hauberk.cli.models import open_both
 from hauberk.errors import SettingError, UnknownNameError
 from hauberk.evaluate import SUITES, Evaluation
@@ -45,9 +46,14 @@ def evaluate(
         typer.Option(
             "--fail-under",
             metavar="SHARE",
-            help="Exit with 1 if the upper bound on robust accuracy is below this share, such as 0.4.",
+            help="Exit with 1 if the upper bound on robust accuracy is below this share, such as 0.4, or if the audit found an "
+            "error, as the bound cannot be trusted then.",
         ),
     ] = None,
+    allow_audit_errors: Annotated[
+        bool,
+        typer.Option("--allow-audit-errors", help="Let --fail-under pass whatever the audit found."),
+    ] = False,
     audit: Annotated[
         bool, typer.Option("--audit/--no-audit", help="Look for signs that the attacks are being fooled.")
     ] = True,
@@ -95,7 +101,7 @@ def evaluate(
     Attacks from cheap to strong run on what still stands, one judge decides; what is left bounds the robust accuracy from above.
     """
     # What needs no model is refused before one is loaded.
-    _check_bar(fail_under)
+    _check_bar(fail_under, allow_audit_errors)
     allowed = ThreatModel.parse(threat)
     if suite not in SUITES:
         raise UnknownNameError.of("suite", suite, SUITES)
@@ -109,6 +115,10 @@ def evaluate(
     # What a user's code prints must not get into the JSON.
     with contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext():
         victim, source = open_both(model, options, data, n, quiet=quiet)
+        kept = Kept(out, victim, source, allowed, suite, seed, batch_size)
+        was_finished = kept.is_finished()
+        if not quiet and not was_finished and (count := kept.count()):
+            say(f"resuming at {count} of {len(source)}")
         try:
             evaluation = run_evaluation(
                 victim,
@@ -125,12 +135,11 @@ def evaluate(
                 command=shlex.join(["hauberk", *(ctx.find_root().obj or ())]),
             )
         except KeyboardInterrupt:
-            hint = (
-                "nothing was kept, as no --out DIR was given" if out is None else "run the same command again to resume"
-            )
-            raise Stop.interrupted(hint) from None
+            raise Stop.interrupted(kept.sentence()) from None
+    if was_finished and not quiet:
+        say("already finished; nothing was computed")
     _hand_out(evaluation, json=json, to_stdout=to_stdout, html=html, quiet=quiet)
-    _judge_bar(evaluation.result, fail_under)
+    _judge_bar(evaluation.result, fail_under, allow_audit_errors=allow_audit_errors)
 
 
 def _hand_out(evaluation: Evaluation, *, json: Path | None, to_stdout: bool, html: Path | None, quiet: bool) -> None:
@@ -168,18 +177,30 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         replace_file(path, pretty(value))
 
 
-def _check_bar(bar: float | None) -> None:
+def _check_bar(bar: float | None, allow_audit_errors: bool) -> None:
+    if bar is None and allow_audit_errors:
+        raise SettingError(
+            "--allow-audit-errors changes what --fail-under does, and there is none; give both or neither"
+        )
     if bar is not None and not 0 <= bar <= 1:
         hint = f"; write {bar / 100:g} for {bar:g} %" if 1 < bar <= 100 else ""
         raise SettingError(f"--fail-under is a share from 0 to 1, got {bar:g}{hint}")
 
 
-def _judge_bar(result: dict[str, Any], bar: float | None) -> None:
-    upper = result["robust_accuracy"]["upper"]
-    if bar is None or upper["value"] >= bar:
+def _judge_bar(result: dict[str, Any], bar: float | None, *, allow_audit_errors: bool) -> None:
+    if bar is None:
         return
-    threat = ThreatModel.parse(result["threat"])
-    raise Stop.below(
-        f"at most {percent(upper['value'])} of {upper['count']} examples withstand {threat.at(threat.radius)} (95 % interval "
-        f"{interval(upper)}), and --fail-under asks for {percent(bar)}"
-    )
+    upper = result["robust_accuracy"]["upper"]
+    errors = [] if allow_audit_errors else [found["id"] for found in result["audit"] if found["severity"] == "error"]
+    found = f"the audit found errors ({', '.join(dict.fromkeys(errors))})"
+    if upper["value"] < bar:
+        threat = ThreatModel.parse(result["threat"])
+        raise Stop.below(
+            f"at most {percent(upper['value'])} of {upper['count']} examples withstand {threat.at(threat.radius)} (95 % interval "
+            f"{interval(upper)}), and --fail-under asks for {percent(bar)}{f'; besides, {found}' if errors else ''}"
+        )
+    if errors:
+        raise Stop.untrusted(
+            f"{found}, so that the {percent(upper['value'])} that --fail-under is held against may be far too high; do what "
+            "they say, or give --allow-audit-errors"
+        )

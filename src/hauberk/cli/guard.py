@@ -1,13 +1,14 @@
 """What stands between the commands and the shell: every end of a command is an exit code and, if bad, one sentence.
 
 0    done
-1    below the bar of --fail-under
+1    below the bar of --fail-under, or the audit says that the number it is held against cannot be trusted
 2    bad input: a model, data, a threat, an option
 3    a defect of hauberk
 130  interrupted (Ctrl-C)
 141  whoever read the output has gone away; as the shell has it for SIGPIPE, nothing is said
 """
 
+import codecs
 import errno
 import os
 import re
@@ -22,7 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hauberk.errors import HauberkError
-from hauberk.report.words import plain
+from hauberk.report.words import in_ascii, plain
 
 __all__ = ["DEBUG", "Command", "Group", "Stop", "as_typed", "one_line", "say"]
 
@@ -30,6 +31,7 @@ DEBUG = "HAUBERK_DEBUG"
 """The variable of the environment that brings tracebacks back."""
 
 _BELOW, _BAD, _DEFECT, _INTERRUPTED, _PIPE = 1, 2, 3, 130, 141
+_PLAINER = "hauberk.plainer"
 _LISTS = ("--mean", "--std", "--bounds")  # options that take several numbers
 _NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 _NUMBERS = re.compile(rf"{_NUMBER}(,{_NUMBER})*,?")
@@ -64,6 +66,11 @@ class Stop(Exception):  # no error: an end that was asked for
     def below(cls, sentence: str) -> "Stop":
         """The model is below the bar."""
         return cls(_BELOW, f"below the bar: {sentence}")
+
+    @classmethod
+    def untrusted(cls, sentence: str) -> "Stop":
+        """The number that the bar is held against cannot be trusted."""
+        return cls(_BELOW, f"not to be trusted: {sentence}")
 
     @classmethod
     def interrupted(cls, hint: str) -> "Stop":
@@ -111,9 +118,10 @@ class Group(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        with suppress(AttributeError, ValueError):  # a terminal that cannot show a character shows another one
-            sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-            sys.stderr.reconfigure(errors="replace")  # type: ignore[union-attr]
+        codecs.register_error(_PLAINER, _plainer)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, ValueError):  # a terminal that cannot show a character shows another one
+                stream.reconfigure(errors=_PLAINER)  # type: ignore[union-attr]
         try:
             # typer gives back the code of typer.Exit, and None after a command that simply ended
             code = super().main(args, "hauberk", complete_var, False, windows_expand_args, **extra) or 0
@@ -183,6 +191,13 @@ def _usage(error: Any) -> str:
     message = one_line(error.format_message()).rstrip(".").replace(". Did you", "; did you")
     path = getattr(getattr(error, "ctx", None), "command_path", "hauberk")
     return f"{message[:1].lower()}{message[1:]}{'' if message.endswith('?') else ';'} try: {path} --help"
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    """What takes the place of characters that an output cannot show."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return in_ascii(error.object[error.start : error.end]), error.end
 
 
 def _mute() -> None:

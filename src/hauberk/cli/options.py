@@ -225,8 +225,10 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def writable(option: str, path: Path | None, suffix: str = "") -> Path | None:
+def writable(option: str, path: Path | None, suffix: str = "", *, make: bool = False) -> Path | None:
     """The path of a file to be written later, refused now rather than after the work is done.
+
+    Where `make`, whoever writes the file makes its folder.
 
     Raises:
         SettingError: it is a folder, ends wrongly, or its folder is not there.
@@ -238,7 +240,7 @@ def writable(option: str, path: Path | None, suffix: str = "") -> Path | None:
         raise SettingError(f"{option} names a file to write, got the folder {path}; give a file in it")
     if suffix and path.suffix != suffix:
         raise SettingError(f"{option} names a {suffix} file, got {path}; write {path.with_suffix(suffix)}")
-    if not path.parent.is_dir():
+    if not make and not path.parent.is_dir():
         raise SettingError(
             f"{option} names a file in a folder that does not exist, {path.parent}; make the folder first"
         )

@@ -21,12 +21,17 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="The HTML file; report.html in the run folder if not given."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="The HTML file, whose folder is made if need be; report.html in the run folder if not given.",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the path, no summary.")] = False,
 ) -> None:
     """Write the HTML report of a finished RUN, and print its summary and path."""
-    out = given.writable("--out", out)
+    out = given.writable("--out", out, make=True)
     finished = RunFolder.read(run)
     path = write_html(finished, out)
     if not quiet:

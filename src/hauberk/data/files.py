@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hauberk.errors import DataError
 
-__all__ = ["IMAGES", "LABELS", "choose", "hash_file", "reading"]
+__all__ = ["IMAGES", "LABELS", "choose", "hash_file", "listed", "reading"]
 
 IMAGES = ("images", "image", "img", "x", "x_test", "pixel_values", "features", "data", "arr_0")
 LABELS = (
@@ -28,6 +28,7 @@ LABELS = (
 """What keys and columns are called in public data sets, those that say most first."""
 
 _BLOCK = 1 << 20
+_SHOWN = 12  # names in a sentence; a table of pixels has a column for each
 
 
 @contextmanager
@@ -51,6 +52,12 @@ def hash_file(path: Path, digest: "hashlib._Hash") -> None:
             digest.update(block)
 
 
+def listed(names: list[str]) -> str:
+    """The names for a sentence, the first of them where they are many: "a, b, ... and 772 more"."""
+    more = f", ... and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or "nothing") + more
+
+
 def choose(known: tuple[str, ...], present: list[str], what: str, where: str) -> tuple[str, tuple[str, ...]]:
     """The first of the `known` names among those `present`, whatever their case, and a note if there was a choice.
 
@@ -61,7 +68,7 @@ def choose(known: tuple[str, ...], present: list[str], what: str, where: str) ->
     found = [lowered[name] for name in known if name in lowered]
     if not found:
         raise DataError(
-            f"{where} holds no {what}: expected one of {', '.join(known)}, got {', '.join(present) or 'nothing'}; rename yours"
+            f"{where} holds no {what}: expected one of {', '.join(known)}, got {listed(present)}; rename yours"
         )
     note = f"{where}: took {found[0]!r} as the {what}, although {', '.join(map(repr, found[1:]))} would do as well"
     return found[0], (note,) if len(found) > 1 else ()

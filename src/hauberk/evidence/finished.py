@@ -18,7 +18,7 @@ RESULT_SCHEMA = "hauberk.evaluation/1"
 """The schema of result.json, the JSON contract."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FinishedRun:
     """The whole evidence of an evaluation.
 
@@ -39,6 +39,11 @@ class FinishedRun:
     manifest: Manifest
     ledgers: list[dict[str, Any]]
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        what = self.manifest
+        place = "in memory" if self.path is None else f"in {str(self.path)!r}"
+        return f"FinishedRun({what.model_name!r} on {what.data_name!r}, {what.threat}, suite {what.suite}, n={what.n}, {place})"
 
 
 class Run(Protocol):

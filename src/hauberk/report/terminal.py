@@ -4,11 +4,22 @@ Names that came from a user are shown as plain text: no markup of rich is read i
 reaches the terminal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hauberk.report.outcomes import STATUSES, Level, levels
-from hauberk.report.words import DASH, amount, duration, headline, interval, noun, percent, plain, propagations
+from hauberk.report.words import (
+    DASH,
+    amount,
+    duration,
+    headline,
+    in_ascii,
+    interval,
+    noun,
+    percent,
+    plain,
+    propagations,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,11 +40,27 @@ def summary(result: Mapping[str, Any], console: "Console | None" = None) -> None
         result: the JSON contract, schema `hauberk.evaluation/1`.
         console: where to; a new one on standard output if None.
     """
+    _show(lambda here: _summary(result, here), console)
+
+
+def _show(draw: Callable[["Console"], None], console: "Console | None") -> None:
+    """Draw on a console, with plain characters on one that has no others."""
     from rich.console import Console
+
+    console = console or Console()
+    if not console.options.ascii_only:
+        draw(console)
+        return
+    with console.capture() as caught:
+        draw(console)
+    console.file.write(in_ascii(caught.get()))
+    console.file.flush()
+
+
+def _summary(result: Mapping[str, Any], console: "Console") -> None:
     from rich.panel import Panel
     from rich.text import Text
 
-    console = console or Console()
     model, data, cost = result.get("model") or {}, result.get("data") or {}, result.get("cost") or {}
     sentence = headline(result)
     console.print(
@@ -61,14 +88,26 @@ def summary(result: Mapping[str, Any], console: "Console | None" = None) -> None
             f" + {amount(cost['backwards_per_example'])} backwards), {amount(cost.get('queries_per_example'))} queries"
         )
         console.print(Text(f"{line}, {duration(cost.get('seconds'))} in all.", style="dim"))
-    for entry in result.get("audit") or []:
+    _audit(result, console)
+
+
+def _audit(result: Mapping[str, Any], console: "Console") -> None:
+    from rich.text import Text
+
+    findings, checks = result.get("audit") or [], result.get("audit_checks")
+    if not findings and checks is not None:
+        count = "1 check" if len(checks) == 1 else f"{len(checks)} checks"
+        console.print()
+        console.print(Text(f"Audit: {count}, no findings." if checks else "Audit: left out.", style="dim"))
+    for entry in findings:
         severity = entry.get("severity") if entry.get("severity") in _SEVERITIES else "warning"
         console.print()
         console.print(
             Text.assemble(
-                (f"{severity}: ", _SEVERITIES[severity]),
+                (severity, _SEVERITIES[severity]),
+                "  ",
                 (plain(entry.get("id")), "bold"),
-                " ",
+                ": ",
                 plain(entry.get("evidence") or ""),
             )
         )
@@ -123,17 +162,23 @@ def comparison(result: Mapping[str, Any], console: "Console | None" = None) -> N
         result: schema `hauberk.comparison/1`, from `hauberk.evaluate`.
         console: where to; a new one on standard output if None.
     """
-    from rich.console import Console
+    _show(lambda here: _comparison(result, here), console)
+
+
+def _comparison(result: Mapping[str, Any], console: "Console") -> None:
     from rich.panel import Panel
     from rich.text import Text
 
-    console = console or Console()
     n = result.get("n") or 0
     names = [plain((result.get(side) or {}).get("name") or side) for side in ("a", "b")]
     if names[0] == names[1]:
         names = [f"{name} ({side})" for name, side in zip(names, "AB", strict=True)]
     console.print(
-        Panel(Text(plain(result.get("sentence") or "")), title=Text(" and ".join(names), style="bold"), padding=(1, 2))
+        Panel(
+            Text(plain(result.get("sentence") or "").replace(" %", percent(0)[-2:])),
+            title=Text(" and ".join(names), style="bold"),
+            padding=(1, 2),
+        )
     )
 
     def share(key: str) -> str:
@@ -168,10 +213,16 @@ def _points(value: float | None, *, signed: bool = True) -> str:
     """A difference of shares in percentage points."""
     if value is None:
         return DASH
-    return f"{100 * value:{'+' if signed else ''}.1f} points"
+    return f"{_signed(value) if signed else f'{100 * value:.1f}'} points"
+
+
+def _signed(share: float) -> str:
+    """100 times the share, with a sign unless it rounds to nothing."""
+    shown = round(100 * share, 1)
+    return f"{shown:+.1f}" if shown else "0.0"
 
 
 def _difference(result: Mapping[str, Any]) -> str:
     text = _points(result.get("difference"))
     low, high = result.get("low"), result.get("high")
-    return text if low is None or high is None else f"{text} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return text if low is None or high is None else f"{text} ({_signed(low)} to {_signed(high)})"

@@ -20,6 +20,7 @@ __all__ = [
     "bounds_of",
     "duration",
     "headline",
+    "in_ascii",
     "interval",
     "is_image",
     "is_seeking",
@@ -37,6 +38,9 @@ DASH = "–"
 _SPACE = "\N{NO-BREAK SPACE}"
 # Control characters could drive a terminal, and the bidirectional ones could make a name read as another.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLAINER = str.maketrans(
+    {_SPACE: " ", DASH: "-", "…": ".", "█": "#", "▓": "=", "░": ":", "·": ".", "│": "|", "─": "-", "•": "*"}
+)
 _SMALLEST_SIDE = 4  # a shape with a shorter side is a table, not a picture
 
 
@@ -55,6 +59,11 @@ class Headline:
 def plain(text: object) -> str:
     """`text` as one string that is safe to show: control and direction-changing characters are replaced."""
     return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", str(text))
+
+
+def in_ascii(text: str) -> str:
+    """`text` for an output that shows ASCII only, as long as before: our own signs have plain ones, other letters become ?."""
+    return text.translate(_PLAINER).encode("ascii", "replace").decode("ascii")
 
 
 def _finite(value: Any) -> bool:

@@ -135,6 +135,12 @@ class TorchVictim:
             "compile": self._compile,
         }
 
+    def __repr__(self) -> str:
+        low, high = self.bounds
+        classes = "" if self.classes is None else f", {self.classes} classes"
+        precision, size = str(self.dtype).removeprefix("torch."), f"{self._size:,} parameters"
+        return f"TorchVictim({self.name!r}, {size}{classes}, bounds ({low:g}, {high:g}), {precision} on {self.device})"
+
     def fingerprint(self) -> str:
         return self._digest
 
