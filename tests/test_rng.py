@@ -1,6 +1,7 @@
 """Addressed randomness: the generator is Philox, and a draw depends on its address alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hauberk._rng import Streams, philox
+from hauberk.blocks import Canvas
+from hauberk.blocks.starts import block_corner
+from hauberk.threat import Ball, Norm
 
 Draw = Callable[[Streams, Tensor], Tensor]
 DRAWS: dict[str, Draw] = {
@@ -150,6 +157,55 @@ def test_signs_are_fair_and_integers_uniform() -> None:
     each = Streams(1, rows).integers(rows, high, (3,))
     assert bool(((each >= 0) & (each < high[:, None])).all())
     assert Streams(1, rows).integers(rows, high).shape == rows.shape
+
+
+def test_integers_are_the_high_words_of_exact_products() -> None:
+    rows = torch.arange(50)
+    words = [int(word) for word in Streams(1, rows).integers(rows, 2**31, (7,)).reshape(-1)]
+    assert max(words) > 2**30
+    for high in (1, 3, 255, 2**31 - 1):
+        drawn = Streams(1, rows).integers(rows, high, (7,)).reshape(-1).tolist()
+        assert all(abs(a * 2**31 - word * high) <= 2**31 for a, word in zip(drawn, words, strict=True))
+        each = Streams(1, rows).integers(rows, torch.full((50,), high), (7,))
+        assert each.reshape(-1).tolist() == drawn
+
+
+def test_fewer_words_of_a_block_are_its_first() -> None:
+    counter = (torch.arange(5), torch.tensor([7]), torch.tensor([[1], [2]]), torch.tensor([0]))
+    whole = philox(counter, (3, 4))
+    assert whole.shape == (2, 5, 4)
+    for words in (1, 2, 3):
+        assert torch.equal(philox(counter, (3, 4), words), whole[..., :words])
+
+
+class _NoFloat64OnMps(TorchDispatchMode):
+    """An Apple device as far as dtypes go: float64 there is an error."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.device.type == "mps" and tensor.dtype == torch.float64:
+                raise TypeError(f"{func} makes float64 on mps")
+        return out
+
+
+def test_nothing_is_drawn_in_float64_on_a_device_that_has_none() -> None:
+    with FakeTensorMode(), _NoFloat64OnMps():
+        rows = torch.arange(6, device="mps")
+        streams = Streams(0, rows)
+        assert streams.ids.device.type == "mps"
+        for name, draw in DRAWS.items():
+            for source in (streams, streams.child("a")):
+                drawn = draw(source, rows)
+                assert drawn.device.type == ("cpu" if name == "uniform64" else "mps")
+        x = torch.zeros(6, 3, 20, 20, device="mps")
+        assert streams.integers(rows, torch.full((6,), 9, device="mps")).device == x.device
+        assert Canvas(x).sides(streams.uniform(rows, ()), 2).device == x.device
+        assert block_corner(x, rows, Ball(Norm.LINF, 0.1), streams).device == x.device
+        for norm in Norm:
+            for mask in (None, x > 0, torch.ones(1, 3, 20, 20, device="mps") > 0):
+                assert norm.sample(streams, rows, x, 1.0, mask).device == x.device
+            assert norm.size(x).dtype == torch.float32
 
 
 def test_uniform_numbers_stay_below_one_and_use_all_their_bits() -> None:

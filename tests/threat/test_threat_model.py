@@ -146,6 +146,14 @@ def test_the_ball_of_a_threat_is_the_one_it_describes() -> None:
     assert torch.equal(ball.project(torch.zeros(1, 3), torch.zeros(1, 3)), torch.zeros(1, 3))
 
 
+def test_no_radius_of_a_curve_may_be_below_a_step_of_the_grid() -> None:
+    threat = ThreatModel.parse("linf:0.5/255,8/255@grid255")
+    for radius in (None, 8 / 255):
+        with pytest.raises(ThreatError, match="use at least 1/255"):
+            threat.ball((0.0, 1.0), radius)
+    assert ThreatModel.parse("l0:1@grid255").ball((0.0, 1.0)).grid == 255
+
+
 def test_access_levels_are_ordered_and_spelled_in_lower_case() -> None:
     assert Access.LABELS < Access.SCORES < Access.GRADIENTS
     assert [str(level) for level in Access] == ["labels", "scores", "gradients"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk.threat import Norm
+from hauberk.threat.norm import fill_l2
 
 NORMS = list(Norm)
 CONVEX = [Norm.LINF, Norm.L2, Norm.L1]
@@ -185,6 +186,40 @@ def test_projection_in_float32_stays_within_a_relative_1e_6(norm: Norm) -> None:
         sizes = norm.size(norm.project_between(d, radius, -high, high).double())
         assert float(sizes.max()) <= radius * (1 + 1e-6)
         assert float(sizes.min()) >= radius * (1 - 1e-6) or norm is Norm.LINF
+
+
+@each_norm([Norm.L2, Norm.L1])
+def test_projection_on_a_ball_in_a_box_is_exact_for_pictures_with_saturated_pixels(norm: Norm) -> None:
+    """Every coordinate is scaled (L2) or shrunk (L1) by one number and stopped by its bound, and the size is the radius."""
+    generator = torch.Generator().manual_seed(9)
+    x = (torch.rand(4, 3072, generator=generator, dtype=torch.float64) * 3 - 1).clamp(0, 1)
+    for scale in (1e-3, 0.1, 10.0):
+        d = scale * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        clipped = d.clamp(-x, 1 - x)
+        radius = 0.7 * norm.size(clipped)
+        got = norm.project_between(d, radius, -x, 1 - x)
+        torch.testing.assert_close(norm.size(got), radius, rtol=1e-12, atol=0)
+        size, moved = d.abs(), got.abs()
+        inner = (moved > 0) & (moved < clipped.abs() * (1 - 1e-12))
+        each = moved / size if norm is Norm.L2 else size - moved
+        for row in range(4):
+            number = each[row][inner[row]]
+            torch.testing.assert_close(number, number[:1].expand_as(number), rtol=1e-9, atol=1e-12)
+            expected = size[row] * number[0] if norm is Norm.L2 else (size[row] - number[0]).clamp_min(0)
+            torch.testing.assert_close(moved[row], expected.minimum(clipped[row].abs()), rtol=1e-9, atol=1e-12)
+
+
+@given(data=st.data())
+def test_filling_up_to_caps_ends_at_the_radius_or_at_the_caps(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 12))
+    powers = st.lists(st.integers(-9, 3), min_size=n, max_size=n)
+    size, cap = (10.0 ** torch.tensor([data.draw(powers)], dtype=torch.float64) for _ in range(2))
+    radius = data.draw(st.sampled_from([0.0, 1e-6, 0.01, 1.0, 20.0, math.inf]))
+    got = fill_l2(size, cap, torch.tensor([radius], dtype=torch.float64))
+    assert bool((got <= cap).all())
+    assert float(got.norm()) == pytest.approx(min(radius, float(cap.norm())), rel=1e-9)
+    s = (got / size).amax()
+    torch.testing.assert_close(got, (s * size).minimum(cap), rtol=1e-9, atol=0)
 
 
 @each_norm()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize
+from scipy import optimize, stats
 from torch import Tensor
 
 from hauberk._rng import Streams
@@ -161,11 +161,81 @@ def test_snapped_points_survive_being_saved_in_8_bits(norm: Norm, box: tuple[flo
     assert torch.equal(ball.snap(x, x), x)
 
 
-def test_snapping_keeps_whole_steps_and_rounds_the_rest_towards_the_example() -> None:
+def test_snapping_in_linf_goes_to_the_nearest_step_within_the_radius_and_within_the_change() -> None:
     x = torch.tensor([[100.0, 100.0, 100.0, 100.0, 100.0]]) / 255
-    z = x + torch.tensor([[8.0, -8.0, 7.6, -7.6, 0.4]]) / 255
-    got = ((Ball(Norm.LINF, 8 / 255, grid=255).snap(z, x) - x) * 255).round()
-    assert got.tolist() == [[8, -8, 7, -7, 0]]
+    z = x + torch.tensor([[8.0, -8.0, 7.6, -7.4, 0.4]]) / 255
+
+    def steps(radius: float, z: Tensor) -> list[float]:
+        return ((Ball(Norm.LINF, radius, grid=255).snap(z, x) - x) * 255).round()[0].tolist()
+
+    assert steps(8 / 255, z) == [8, -8, 8, -7, 0]
+    assert steps(7.99 / 255, z) == [7, -7, 7, -7, 0]
+    assert steps(math.inf, x + (z - x) * 0.95) == [7, -7, 7, -7, 0]
+
+
+@each_norm([Norm.L2, Norm.L1])
+@pytest.mark.parametrize("kind", ["gradient", "noise", "corner"])
+def test_snapping_spends_the_radius_although_most_changes_are_below_a_step(norm: Norm, kind: str) -> None:
+    x = bytes_in((0, 1), (3, 3, 96, 96))
+    radius = {Norm.L2: 0.25, Norm.L1: 30.0}[norm]  # in both a third of a step for each value, were it spread evenly
+    ball = Ball(norm, radius, grid=255)
+    g = torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
+    z = {
+        "gradient": lambda: ball.project(x + g / 700, x),
+        "noise": lambda: ball.start(x, torch.arange(3), Streams(0, torch.arange(3))),
+        "corner": lambda: ball.project(x + g.sign() / 700, x),
+    }[kind]()
+    snapped = ball.snap(z, x)
+    assert bool(ball.contains(snapped, x).all())
+    assert bool((ball.size(snapped, x) >= 0.99 * ball.size(z, x)).all())
+    assert bool(((snapped - x) * (z - x) >= 0).all())
+    moved = snapped != x
+    kept, lost = (z - x).abs()[moved], (z - x).abs()[~moved]
+    assert (
+        float(kept.min()) >= float(lost.max()) - 0.07 / 255 or norm is Norm.L1
+    )  # the furthest go first, up to the spread
+
+
+@each_norm()
+@settings(max_examples=60)
+@given(data=st.data())
+def test_whatever_is_allowed_is_snapped_to_what_is_allowed_and_no_further_away(norm: Norm, data: st.DataObject) -> None:
+    box = data.draw(st.sampled_from([*BOXES, (100.0, 101.0)]))
+    grid = data.draw(st.sampled_from([1, 2, 7, 16, 255, 4095]))
+    low, high = box
+    step = (high - low) / grid
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
+    shape = (3, data.draw(st.sampled_from([1, 5, 300])))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    raw = torch.randint(0, grid + 1, shape, generator=generator)
+    if data.draw(st.booleans()):
+        raw[:] = data.draw(st.integers(0, grid))  # rounding errors that all point one way
+    x = (raw.double() * (high - low) / grid + low).clamp(low, high).to(dtype)
+    steps = data.draw(st.one_of(st.integers(1, 300), st.floats(1, 300)))
+    nearly = data.draw(st.sampled_from([1.0, 1.0, 1 - 1e-4, 1 - 1e-6, 1 + 1e-6]))
+    radius = float(math.ceil(steps)) if norm is Norm.L0 else max(steps * nearly, 1) * step
+    ball = Ball(norm, data.draw(st.sampled_from([radius, math.inf])), box, grid=grid)
+    spread = data.draw(st.sampled_from([0.01, 1.0, 30.0])) * step
+    z = Ball(norm, ball.radius, box).project(x + spread * torch.randn(shape, generator=generator).to(dtype), x)
+    snapped = ball.snap(z, x)
+    assert bool(ball.contains(snapped, x).all())
+    if norm is not Norm.L0:
+        rounding = 2**-22 * max(abs(low), abs(high)) * float(norm.size(torch.ones(1, shape[1])))
+        assert bool((ball.size(snapped, x) <= ball.size(z, x) * (1 + 2e-5) + 0.02 * step + rounding).all())
+    assert torch.equal(ball.snap(snapped, x), snapped)
+    assert bool(((snapped == x) | (z != x)).all())
+
+
+@each_norm()
+def test_a_full_change_of_whole_steps_is_kept_where_the_radius_is_as_many(norm: Norm) -> None:
+    x = torch.full((1, 4096), 200.0) / 255
+    for count in (1, 2, 5, 12, 51):
+        ball = Ball(norm, float(count) if norm is Norm.L0 else count / 255, grid=255)
+        g = torch.linspace(1, 2, 4096)[None]
+        snapped = ball.snap(ball.linear_max(g, x), x)
+        assert bool(ball.contains(snapped, x))
+        if norm is not Norm.L2:
+            torch.testing.assert_close(snapped, ball.linear_max(g, x))
 
 
 def test_points_off_the_grid_are_not_contained_and_refused_as_examples() -> None:
@@ -179,6 +249,89 @@ def test_points_off_the_grid_are_not_contained_and_refused_as_examples() -> None
         ball.check(z)
     with pytest.raises(DataError, match=r"expected values in \[0, 1\], got values in"):
         ball.check(x * 2 - 1)
+
+
+@each_norm()
+@each_box
+def test_examples_that_pass_the_check_leave_room_for_every_full_change(norm: Norm, box: tuple[float, float]) -> None:
+    low, high = box
+    width, step = high - low, (high - low) / 255
+    ball = Ball(norm, 5.0 if norm is Norm.L0 else 8 * step, box, grid=255)
+    exact = torch.arange(256).repeat(2, 1)
+    as_loaded = [
+        bytes_in(box, (2, 300)),
+        (exact / 255 * width + low).clamp(low, high),
+        (exact.double() / 255 * width + low).clamp(low, high),
+    ]
+    for x in as_loaded:
+        ball.check(x)
+        snapped = ball.snap(ball.linear_max(torch.randn(x.shape, generator=torch.Generator().manual_seed(8)), x), x)
+        assert bool(ball.contains(snapped, x).all())
+        if norm is Norm.LINF:
+            assert float(ball.size(snapped, x).min()) > 7.9 * step
+    for off in (0.009, 1e-3):
+        beside = bytes_in(box, (2, 300)).clamp(low + step, high - step) + off * step
+        assert not bool(ball.contains(beside, beside).any())
+        with pytest.raises(DataError, match="grid of 255 steps"):
+            ball.check(beside)
+
+
+def test_examples_that_are_not_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="got values in"):
+        Ball(Norm.L2, 1.0).check(torch.tensor([[0.5, torch.nan]]))
+
+
+@each_norm([Norm.LINF, Norm.L2, Norm.L1])
+def test_a_radius_below_one_step_of_the_grid_is_refused(norm: Norm) -> None:
+    with pytest.raises(ThreatError, match=r"steps fits into a radius of 0\.00196\S*; use at least 1/255$"):
+        Ball(norm, 0.5 / 255, grid=255)
+    with pytest.raises(ThreatError, match="use at least 2/255"):
+        Ball(norm, torch.tensor([1.0, 1 / 255]), (-1.0, 1.0), grid=255)
+    Ball(norm, 1 / 255, grid=255)
+    Ball(norm, torch.tensor([1 / 255, 0.0, 1.0, torch.inf]), grid=255)  # 0 says what it means
+
+
+@each_norm()
+def test_random_starts_are_uniform_in_the_masked_ball(norm: Norm) -> None:
+    """Four free coordinates of twelve, others for every other example: their sizes are those of a ball of dimension four."""
+    n = 3000
+    masks = torch.zeros(n, 3, 4).bool()
+    masks[::2, :, 1], masks[1::2, 1, :] = True, True
+    masks[::2, 0, 0] = True
+    x, rows = torch.full((n, 3, 4), 0.5, dtype=torch.float64), torch.arange(n)
+    ball = Ball(norm, 2.0 if norm is Norm.L0 else 0.4, mask=masks)
+    z = ball.start(x, rows, Streams(3, rows))
+    assert bool(((z == x) | masks).all())
+    if norm is Norm.L0:
+        assert bool((ball.size(z, x) == 2).all())
+        share = (z != x).double()[::2].mean(dim=0)[masks[0]]
+        assert float((share - 0.5).abs().max()) < 0.05
+    else:
+        shares = (ball.size(z, x) / 0.4).pow(4).numpy()
+        assert stats.kstest(shares, "uniform").pvalue > 1e-3
+    alone = ball.take(torch.tensor([7])).start(x[7:8], torch.arange(1), Streams(3, torch.tensor([7])))
+    assert torch.equal(alone, z[7:8])
+    frozen = Ball(norm, ball.radius, mask=torch.zeros(1, 3, 4).bool())
+    assert torch.equal(frozen.start(x, rows, Streams(3, rows)), x)
+
+
+@each_norm()
+def test_radii_and_masks_follow_the_examples_to_their_device(norm: Norm) -> None:
+    """The meta device stands for a GPU: it refuses to be mixed with the CPU as one does."""
+    x = torch.full((3, 5), 0.5, device="meta")
+    ball = Ball(norm, torch.tensor([1.0, 2.0, 3.0]), mask=torch.ones(3, 5).bool(), grid=255)
+    one_mask = Ball(norm, torch.tensor([1.0, 2.0, 3.0]), mask=torch.ones(1, 5).bool())
+    for region in (ball, one_mask):
+        taken = region.take(torch.zeros(2, dtype=torch.int64, device="meta"))
+        assert isinstance(taken.radius, Tensor)
+        assert taken.radius.device == x.device
+        for part, points in ((region, x), (taken, x[:2])):
+            assert part.contains(points, points).shape == (len(points),)
+            assert part.steepest(points).device == x.device
+            assert part.step(points, points, 0.1).shape == points.shape or norm is Norm.L2
+    if norm is Norm.LINF:
+        assert ball.project(x, x).device == x.device
+        assert ball.snap(x, x).device == x.device
 
 
 def best_of_box(norm: Norm, g: np.ndarray, x: np.ndarray, radius: float, box: tuple[float, float]) -> float:

@@ -41,11 +41,11 @@ def block_corner(x: Batch, rows: Rows, region: Region, streams: Streams) -> Batc
     finest = 2 ** (HALVINGS - 1)
     counts = [-(-x.shape[axis] // -(-x.shape[axis] // finest)) for axis in axes]  # the most blocks that any k needs
     cells = streams.signs(rows, (*x.shape[1 : axes[0]], *counts), dtype=x.dtype)
-    parts = 2 ** streams.integers(rows, HALVINGS)[:, None]
+    parts = 2 ** streams.integers(rows, HALVINGS, (1,))
     for axis in axes:
         length = x.shape[axis]
         side = (length + parts - 1) // parts
-        place = torch.arange(length, device=x.device)[None] // side
+        place = torch.arange(length, device=x.device) // side
         index = place.reshape(len(x), *(length if a == axis else 1 for a in range(1, x.ndim)))
         cells = cells.gather(axis, index.expand(*cells.shape[:axis], length, *cells.shape[axis + 1 :]))
     return region.linear_max(cells, x)

@@ -30,6 +30,23 @@ class Labelled(Protocol):
     """Answers one label per row. Inputs live in `bounds`, on `device`, in `dtype`."""
 
     @property
+    def name(self) -> str: ...
+    @property
+    def access(self) -> Access:
+        """The most that may be asked."""
+        ...
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes there are; None where that is not known."""
+        ...
+
+    @property
+    def forwards_per_query(self) -> int:
+        """What one query costs: 1, or more for an ensemble or a randomised model."""
+        ...
+
+    @property
     def bounds(self) -> tuple[float, float]: ...
     @property
     def device(self) -> torch.device: ...
@@ -37,11 +54,11 @@ class Labelled(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def labels(self, x: Batch, rows: Rows) -> Labels:
-        """(B,) predicted classes, -1 where the answer is not finite. One query and one forward per row."""
+        """(B,) predicted classes, -1 where the answer is not finite. One query per row."""
         ...
 
     def left(self, rows: Rows) -> PerExample:
-        """(B,) int64: how many more forwards each row's example may cost; a very large number where nothing limits it."""
+        """(B,) int64: how many more queries each row's example may cost; a very large number where nothing limits it."""
         ...
 
 
@@ -50,7 +67,7 @@ class Scored(Labelled, Protocol):
     """Answers one score per class."""
 
     def logits(self, x: Batch, rows: Rows) -> Logits:
-        """(B, classes) scores; their argmax is the label. One query and one forward per row."""
+        """(B, classes) scores; their argmax is the label. One query per row."""
         ...
 
 
@@ -61,6 +78,6 @@ class Differentiable(Scored, Protocol):
     def pullback(self, x: Batch, rows: Rows) -> tuple[Logits, Callable[[Logits], Batch]]:
         """The scores, detached, and a function from a cotangent (B, classes) to the gradient (B, *shape).
 
-        One query and one forward per row; one backward per row at each call of the function.
+        One query per row; `forwards_per_query` backwards per row at each call of the function.
         """
         ...

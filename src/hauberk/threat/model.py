@@ -112,7 +112,13 @@ class ThreatModel:
         return self.radii[-1] if self.radii else math.inf
 
     def ball(self, box: tuple[float, float], radius: float | None = None) -> Ball:
-        """The region of this threat for a victim with inputs in `box`, at its largest or at another radius."""
+        """The region of this threat for a victim with inputs in `box`, at its largest or at another radius.
+
+        Raises:
+            ThreatError: a radius, of whichever, is smaller than a step of the grid.
+        """
+        for each in self.radii:
+            Ball(self.norm, each, box, grid=self.grid)
         return Ball(self.norm, self.radius if radius is None else radius, box, grid=self.grid)
 
     def at(self, radius: float) -> "ThreatModel":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hauberk._shapes import Batch, PerExample, flat, like
+from hauberk._shapes import Batch, PerExample, double, flat, like
 
 if TYPE_CHECKING:
     from hauberk._rng import Streams
@@ -45,9 +45,9 @@ class Norm(enum.Enum):
             case Norm.LINF:
                 return d.abs().amax(dim=1)
             case Norm.L2:
-                return d.to(_double(d)).norm(dim=1).to(delta.dtype)
+                return d.to(double(d)).norm(dim=1).to(delta.dtype)
             case Norm.L1:
-                return d.to(_double(d)).abs().sum(dim=1).to(delta.dtype)
+                return d.to(double(d)).abs().sum(dim=1).to(delta.dtype)
             case Norm.L0:
                 return (d != 0).sum(dim=1).to(delta.dtype)
 
@@ -81,121 +81,130 @@ class Norm(enum.Enum):
             radius: one number, or (B,).
             low, high: (B, *shape), low <= 0 <= high; infinite where unbounded.
 
-        L-inf: two clamps. L2: clamp(delta / (1 + m)) with the multiplier m found by sorting the points where a
-        coordinate meets its bound. L1: clamp(|delta| - m) likewise (Duchi et al. 2008 for the ball; with a box Croce and
-        Hein 2021, "Mind the box", arXiv:2103.01208, Prop. 2.1). L0: keep the coordinates whose change saves most.
+        L-inf: two clamps. L2: clamp(s * delta), see `fill_l2`. L1: clamp(|delta| - m), with m found by active sets for the
+        ball alone (Michelot 1986) and, where that leaves the bounds, by sorting the points where a coordinate meets one
+        (Croce and Hein 2021, "Mind the box", arXiv:2103.01208, Prop. 2.1). L0: keep the coordinates whose change saves most.
         """
         clipped = torch.minimum(torch.maximum(delta, low), high)
         r = like(radius, delta)
         if self is Norm.LINF:
             return torch.minimum(torch.maximum(clipped, -r), r)
-        need = self.size(clipped) > (radius if not isinstance(radius, Tensor) else radius.to(delta).reshape(-1))
+        need = self.size(clipped) > r.reshape(-1)
         if not bool(need.any()):
             return clipped
-        out = clipped.clone()
-        sub_radius = (
-            r.reshape(-1)[need] if r.numel() == len(delta) and r.ndim > 0 else r.reshape(1).expand(int(need.sum()))
-        )
-        d, lo, hi = flat(delta[need]), flat(low[need]), flat(high[need])
-        solve = {Norm.L2: _project_l2, Norm.L1: _project_l1, Norm.L0: _project_l0}[self]
-        out[need] = solve(d, sub_radius, lo, hi).reshape(-1, *delta.shape[1:]).to(delta.dtype)
-        return out
+        pick = _pick(need)
+        d, cap = flat(delta[pick]), flat(clipped[pick]).abs()  # a coordinate keeps its sign and at most this size
+        keep = {Norm.L2: _keep_l2, Norm.L1: _keep_l1, Norm.L0: _keep_l0}[self]
+        kept = keep(d.abs(), cap, r.reshape(-1).expand(len(delta))[pick])
+        clipped[pick] = kept.copysign_(d).reshape(-1, *delta.shape[1:])
+        return clipped
 
-    def sample(self, streams: "Streams", rows: Tensor, like_x: Batch, radius: PerExample | float) -> Batch:
+    def sample(
+        self,
+        streams: "Streams",
+        rows: Tensor,
+        like_x: Batch,
+        radius: PerExample | float,
+        mask: Tensor | None = None,
+    ) -> Batch:
         """(B, *shape) perturbations uniform in the ball of this radius (L0: a uniform k-subset, each coordinate uniform in [-1, 1]).
 
         L-inf: independent uniforms. L2: a Gaussian direction times U^(1/D). L1: exponential spacings with random signs.
+
+        Args:
+            mask: (1 or B, *shape) bool; the ball is that of the coordinates where it is True, the others stay 0.
         """
         shape, dtype = tuple(like_x.shape[1:]), like_x.dtype
         dims = math.prod(shape)
         r = like(radius, like_x)
+        free = torch.ones_like(like_x, dtype=torch.bool) if mask is None else mask.to(like_x.device).expand_as(like_x)
         match self:
             case Norm.LINF:
-                return (streams.uniform(rows, shape, dtype=dtype) * 2 - 1) * r
+                return (streams.uniform(rows, shape, dtype=dtype) * 2 - 1) * r * free
             case Norm.L2:
-                direction = self.steepest(streams.normal(rows, shape, dtype=dtype))
-                u = streams.uniform(rows, (), dtype=torch.float64) ** (1 / max(dims, 1))
-                return direction * like(u.to(dtype), like_x) * r
+                direction = self.steepest(streams.normal(rows, shape, dtype=dtype) * free)
+                u = streams.uniform(rows, (), dtype=torch.float64)
+                return direction * like(u ** (1 / flat(free).sum(dim=1).clamp_min(1).to(u)), like_x) * r
             case Norm.L1:
                 spacings = streams.exponential(rows, (dims + 1,), dtype=torch.float64)
-                share = (spacings[:, :dims] / spacings.sum(dim=1, keepdim=True)).to(dtype).reshape(-1, *shape)
+                spacings[:, :dims] *= flat(free).to(spacings)
+                share = (spacings[:, :dims] / spacings.sum(dim=1, keepdim=True)).to(like_x).reshape(-1, *shape)
                 return share * streams.signs(rows, shape, dtype=dtype) * r
             case Norm.L0:
-                order = streams.uniform(rows, (dims,), dtype=torch.float64).argsort(dim=1).argsort(dim=1)
-                chosen = (order.to(dtype) < r.reshape(-1, 1)).reshape(-1, *shape)
+                keys = streams.uniform(rows, (dims,), dtype=torch.float64)
+                order = (keys - flat(free).to(keys)).argsort(dim=1).argsort(dim=1)  # what is free comes first
+                chosen = (order.to(like_x) < r.reshape(-1, 1)).reshape(-1, *shape) & free
                 return chosen * (streams.uniform(rows, shape, dtype=dtype) * 2 - 1)
 
     def __str__(self) -> str:
         return self.value
 
 
-def _double(x: Tensor) -> torch.dtype:
-    """float64 where the device has it (Apple's does not)."""
-    return x.dtype if x.device.type == "mps" else torch.float64
+def _pick(rows: Tensor) -> Tensor | slice:
+    """An index of these rows that copies nothing where it is all of them."""
+    return slice(None) if bool(rows.all()) else rows
 
 
-def _sorted_root(breaks: Tensor, slope_change: Tensor, at_first: Tensor, target: Tensor) -> Tensor:
-    """The m where a non-increasing piecewise linear function falls to `target`.
-
-    The function is `at_first` up to the smallest break, its slope changes by `slope_change` at each break, and it ends
-    at or below target. Returns (B, 1).
-    """
-    t, order = breaks.sort(dim=1)
-    slope = slope_change.gather(1, order).cumsum(dim=1)
-    drops = slope[:, :-1] * (t[:, 1:] - t[:, :-1])
-    value = torch.cat((at_first, at_first + drops.cumsum(dim=1)), dim=1)
-    k = ((value > target).sum(dim=1, keepdim=True) - 1).clamp_min(0)
-    s = slope.gather(1, k)
-    return t.gather(1, k) + torch.where(s < 0, (target - value.gather(1, k)) / s.clamp_max(-1e-30), torch.zeros_like(s))
+def _keep_l2(size: Tensor, cap: Tensor, radius: Tensor) -> Tensor:
+    # what cannot move at all, as saturated pixels, is left out: more rows then need no more than a scale
+    useful = size.masked_fill(cap == 0, 0.0)
+    plain = useful * (radius / Norm.L2.size(useful))[:, None]
+    beside = (plain > cap).any(dim=1)
+    if bool(beside.any()):
+        pick = _pick(beside)
+        plain[pick] = fill_l2(size[pick], cap[pick], radius[pick])
+    return plain
 
 
-def _project_l1(delta: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    kind = _double(delta)
-    d = delta.to(kind)
-    size = d.abs()
-    cap = torch.where(d >= 0, high.to(kind), -low.to(kind)).clamp_min(0).minimum(size)  # a cap above |d| never binds
-    breaks = torch.cat((size - cap, size), dim=1)
-    change = torch.cat((-torch.ones_like(d), torch.ones_like(d)), dim=1)
-    m = _sorted_root(breaks, change, cap.sum(dim=1, keepdim=True), radius.to(kind)[:, None]).clamp_min(0)
-    return d.sign() * (size - m).clamp_min(0).minimum(cap)
+def _keep_l1(size: Tensor, cap: Tensor, radius: Tensor) -> Tensor:
+    """clamp(size - m, 0, cap), with the one m >= 0 for each row that gives it this L1 size."""
+    # Were there no bounds, m would follow from sums; where clamping then loses (gains), all that is capped (0) stays so.
+    whole, most, left = size.to(double(size)), cap.to(double(size)), radius.to(double(size))[:, None]
+    rest, caps, moved, free = whole.clone(), most.clone(), torch.empty_like(whole), most > 0
+    m = torch.zeros_like(left)
+    rest.masked_fill_(~free, 0.0)
+    while True:  # in `rest` and `caps`, what is settled is 0
+        count = free.sum(dim=1, keepdim=True)
+        m = torch.where(count > 0, (rest.sum(dim=1, keepdim=True) - left) / count, m)
+        torch.sub(rest, m, out=moved)
+        high, low = free & (moved > caps), free & (moved < 0)
+        gap = left - torch.minimum(moved.clamp_min_(0), caps, out=moved).sum(dim=1, keepdim=True)
+        high, low = high & (gap > 0), low & (gap < 0)
+        settled = high | low
+        if not bool(settled.any()):
+            return (whole - m).clamp_min_(0).minimum(most).to(size.dtype)
+        left = left - torch.mul(caps, high, out=moved).sum(dim=1, keepdim=True)
+        rest.masked_fill_(settled, 0.0)
+        caps.masked_fill_(settled, 0.0)
+        free &= ~settled
 
 
-def _project_l2(delta: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    kind = _double(delta)
-    d = delta.to(kind)
-    size = d.abs()
-    cap = torch.where(d >= 0, high.to(kind), -low.to(kind)).clamp_min(0).minimum(size)
-    return d.sign() * fill_l2(size, cap, radius)
+def _keep_l0(size: Tensor, cap: Tensor, radius: Tensor) -> Tensor:
+    saved = size**2 - (size - cap) ** 2
+    order = saved.argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(size.shape[1], device=size.device)[None] < radius[:, None]
+    return cap * torch.zeros_like(size, dtype=torch.bool).scatter_(1, order, first)
 
 
 def fill_l2(size: Tensor, cap: Tensor, radius: Tensor) -> Tensor:
     """(B, D) min(s * size, cap), with the one s >= 0 for each row that gives it this L2 size; `cap` if that is not larger.
 
     Args:
-        size: (B, D) >= 0, in float64 where the device has it.
+        size: (B, D) >= 0.
         cap: (B, D) >= 0, and 0 where `size` is.
         radius: (B,) >= 0, may be inf.
     """
-    # The coordinate with ratio t = cap / size is capped at s > t, so the squared result is, between two ratios,
-    # s^2 * sum(free size^2) + sum(capped cap^2); s is solved where that crosses radius^2.
-    least = 1e-300 if size.dtype == torch.float64 else 1e-38
-    t, order = torch.where(size > 0, cap / size.clamp_min(least), torch.zeros_like(size)).sort(dim=1)
-    sq, cap2 = (size**2).gather(1, order), (cap**2).gather(1, order)
-    none = torch.zeros_like(t[:, :1])
-    capped = torch.cat((none, cap2.cumsum(dim=1)), dim=1)  # [:, k]: the first k coordinates are capped
-    free = torch.cat((sq.flip(1).cumsum(dim=1).flip(1), none), dim=1)  # summed from the end: a difference would cancel
-    r2 = radius.to(size.dtype)[:, None] ** 2
-    k = (t**2 * free[:, :-1] + capped[:, :-1] < r2).sum(dim=1, keepdim=True)  # s lies in [t[k - 1], t[k]]
-    room = (r2 - capped.gather(1, k)).clamp_min(0)
-    s = (room / free.gather(1, k).clamp_min(least)).sqrt().clamp_max(torch.finfo(size.dtype).max)
-    return (size * s).minimum(cap)
-
-
-def _project_l0(delta: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    clipped = torch.minimum(torch.maximum(delta, low), high)
-    saved = delta**2 - (delta - clipped) ** 2
-    order = saved.argsort(dim=1, descending=True, stable=True)
-    keep = torch.zeros_like(delta, dtype=torch.bool)
-    first = torch.arange(delta.shape[1], device=delta.device)[None] < radius[:, None]
-    keep.scatter_(1, order, first)
-    return clipped * keep
+    # What s * size carries past its cap is capped, and the rest shares what is left of the radius: s rises each time, so
+    # whatever was capped stays so, and where none is added s is exact. A few rounds are the rule.
+    kind, most = double(size), torch.finfo(size.dtype).max
+    s, room = torch.zeros_like(size[:, :1]), radius.to(kind)[:, None] ** 2
+    rest, filled = size.clone(), torch.empty_like(size)
+    while True:
+        length = torch.linalg.vector_norm(rest, dim=1, keepdim=True, dtype=kind)
+        share = room.clamp_min(0).sqrt() / length.clamp_min(torch.finfo(kind).tiny)
+        s = s.maximum(share.clamp_max(most).to(s))
+        more = torch.mul(rest, s, out=filled) > cap
+        if not bool(more.any()):
+            return torch.mul(size, s, out=filled).minimum(cap)
+        room = room - torch.linalg.vector_norm(torch.mul(cap, more, out=filled), dim=1, keepdim=True, dtype=kind) ** 2
+        rest.masked_fill_(more, 0.0)
