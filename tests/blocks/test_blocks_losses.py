@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from hauberk.blocks import LOSSES, Rival, loss_named
+from hauberk.blocks import LOSSES, loss_named
 from hauberk.blocks.losses import cross_entropy, dlr, margin, probability_margin, value_and_cotangent
 from hauberk.errors import SettingError, UnknownNameError
-from hauberk.threat import Goal, Predicate, Targeted, TopK, Untargeted
+from hauberk.threat import Goal, Predicate, Rival, Targeted, TopK, Untargeted
 
 LOGITS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
 TRUE = torch.arange(40) % 6
@@ -20,7 +20,7 @@ def test_cross_entropy_is_minus_the_log_probability_to_leave_and_plus_the_one_to
         total = sum(math.exp(value) for value in z)
         away = cross_entropy(LOGITS[row : row + 1], Untargeted(TRUE[row : row + 1]))
         towards = cross_entropy(LOGITS[row : row + 1], Targeted(OTHER[row : row + 1]))
-        rival = cross_entropy(LOGITS[row : row + 1], Rival(TRUE[row : row + 1], OTHER[row : row + 1]))
+        rival = cross_entropy(LOGITS[row : row + 1], Rival(OTHER[row : row + 1], TRUE[row : row + 1]))
         assert away.item() == pytest.approx(-math.log(math.exp(z[y]) / total))
         assert towards.item() == rival.item() == pytest.approx(math.log(math.exp(z[t]) / total))
 
@@ -33,11 +33,11 @@ def test_dlr_is_equation_6_and_with_a_target_equation_7() -> None:
         targeted = -(z[y] - z[t]) / (pi[0] - (pi[2] + pi[3]) / 2)
         one = slice(row, row + 1)
         assert dlr(LOGITS[one], Untargeted(TRUE[one])).item() == pytest.approx(plain)
-        assert dlr(LOGITS[one], Rival(TRUE[one], OTHER[one])).item() == pytest.approx(targeted)
+        assert dlr(LOGITS[one], Rival(OTHER[one], TRUE[one])).item() == pytest.approx(targeted)
 
 
 def test_dlr_does_not_change_when_the_logits_are_shifted_or_scaled() -> None:
-    for goal in (Untargeted(TRUE), Rival(TRUE, OTHER), Targeted(OTHER)):
+    for goal in (Untargeted(TRUE), Rival(OTHER, TRUE), Targeted(OTHER)):
         assert torch.allclose(dlr(LOGITS, goal), dlr(LOGITS * 100 + 7, goal))
 
 
@@ -62,7 +62,7 @@ def test_the_margin_loss_is_the_largest_other_logit_minus_the_own() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(
-    "goal", [Untargeted(TRUE), Targeted(OTHER), Rival(TRUE, OTHER)], ids=lambda goal: type(goal).__name__
+    "goal", [Untargeted(TRUE), Targeted(OTHER), Rival(OTHER, TRUE)], ids=lambda goal: type(goal).__name__
 )
 def test_the_cotangent_points_along_the_slope_of_the_loss(name: str, goal: Goal) -> None:
     loss = loss_named(name)
@@ -94,12 +94,12 @@ def test_a_loss_keeps_its_direction_however_sure_the_model_is(lead: float) -> No
 
 
 def test_a_rival_that_is_reached_means_the_true_class_is_left() -> None:
-    reached = Rival(TRUE, OTHER).margin(LOGITS) > 0
+    reached = Rival(OTHER, TRUE).margin(LOGITS) > 0
     assert bool(reached.any())
     assert bool((Untargeted(TRUE).margin(LOGITS) > 0)[reached].all())
     rows = torch.tensor([3, 1])
-    part = Rival(TRUE, OTHER).take(rows)
-    assert torch.equal(part.margin(LOGITS[rows]), Rival(TRUE, OTHER).margin(LOGITS)[rows])
+    part = Rival(OTHER, TRUE).take(rows)
+    assert torch.equal(part.margin(LOGITS[rows]), Rival(OTHER, TRUE).margin(LOGITS)[rows])
     assert part.reached(OTHER[rows]).all()
 
 

@@ -26,9 +26,9 @@ from hauberk._rng import Streams
 from hauberk._shapes import Batch, flat, like, wide
 from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
-from hauberk.blocks import Frontier, Loss, Rival, improves, loss_named
+from hauberk.blocks import Frontier, Loss, improves, loss_named
 from hauberk.errors import SettingError
-from hauberk.threat import Access, Ball, Differentiable, Goal, Norm, Region, Untargeted
+from hauberk.threat import Access, Ball, Differentiable, Goal, Norm, Region, Rival, Untargeted
 
 __all__ = ["AutoPGD", "auto_pgd"]
 
@@ -93,7 +93,7 @@ class AutoPGD:
         order = logits.scatter(1, goal.classes[rows, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
         ranked = goal.classes[:, None].repeat(1, logits.shape[1] - 1)
         ranked[rows] = order[:, :-1]
-        return [Rival(goal.classes, ranked[:, k]) for k in range(min(self.targets, ranked.shape[1]))]
+        return [Rival(ranked[:, k], goal.classes) for k in range(min(self.targets, ranked.shape[1]))]
 
     def _climb(self, frontier: Frontier, loss: Loss, wanted: Goal, streams: Streams) -> None:
         ball = frontier.region

@@ -4,7 +4,7 @@ picture windows, and the judge."""
 from hauberk.blocks.ascent import ascend
 from hauberk.blocks.canvas import Canvas
 from hauberk.blocks.frontier import Frontier, improves
-from hauberk.blocks.losses import LOSSES, Loss, Rival, loss_named
+from hauberk.blocks.losses import LOSSES, Loss, loss_named
 from hauberk.blocks.schedules import SCHEDULES, Schedule, schedule_named
 from hauberk.blocks.starts import STARTS, Start, best_start, start_named
 
@@ -15,7 +15,6 @@ __all__ = [
     "Canvas",
     "Frontier",
     "Loss",
-    "Rival",
     "Schedule",
     "Start",
     "ascend",

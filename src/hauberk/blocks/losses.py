@@ -1,24 +1,21 @@
 """Losses of gradient and score attacks: (logits, goal) -> one number per example, each rising towards the goal.
 
-`margin` reads any goal; the others need a goal about classes (`Classed`) or a `Rival`.
+`margin` reads any goal; the others need a goal about classes (`Classed`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
 from torch.nn.functional import softplus
 
-from hauberk._shapes import Labels, Logits, PerExample, Rows, double
+from hauberk._shapes import Logits, PerExample, double
 from hauberk.errors import SettingError, UnknownNameError
-from hauberk.threat import Classed, Goal, Targeted, Untargeted
+from hauberk.threat import Classed, Goal, Rival, Targeted, Untargeted
 
 __all__ = [
     "LOSSES",
     "Loss",
-    "Rival",
     "cross_entropy",
     "dlr",
     "loss_named",
@@ -28,23 +25,6 @@ __all__ = [
 ]
 
 Loss: TypeAlias = Callable[[Logits, Goal], PerExample]
-
-
-@dataclass(frozen=True, eq=False)
-class Rival:
-    """One wrong class above the true one: reaching it implies the untargeted goal. `classes`, `rivals`: (n,) int64."""
-
-    classes: Labels
-    rivals: Labels
-
-    def margin(self, logits: Logits) -> PerExample:
-        return (logits.gather(1, self.rivals[:, None]) - logits.gather(1, self.classes[:, None])).squeeze(1)
-
-    def reached(self, labels: Labels) -> Tensor:
-        return labels == self.rivals
-
-    def take(self, rows: Rows) -> "Rival":
-        return Rival(self.classes[rows], self.rivals[rows])
 
 
 def margin(logits: Logits, goal: Goal) -> PerExample:
@@ -58,13 +38,10 @@ def cross_entropy(logits: Logits, goal: Goal) -> PerExample:
     -log p_c is written softplus(logsumexp of the other logits - z_c): the derivative p_c - 1, taken as it stands, is rounded
     to 0 once the model is sure (in float32 from a margin of 17 on), and the gradient then points in a wrong direction.
     """
-    if isinstance(goal, Rival):
-        sign, classes = 1, goal.rivals[:, None]
-    else:
-        goal = _classed(goal, "cross-entropy")
-        sign, classes = goal.sign, goal.classes[:, None]
+    goal = _classed(goal, "cross-entropy")
+    classes = goal.classes[:, None]
     others = logits.scatter(1, classes, -torch.inf).logsumexp(dim=1)
-    return -sign * softplus(others - logits.gather(1, classes).squeeze(1), threshold=40)
+    return -goal.sign * softplus(others - logits.gather(1, classes).squeeze(1), threshold=40)
 
 
 def probability_margin(logits: Logits, goal: Goal) -> PerExample:

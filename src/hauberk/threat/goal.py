@@ -14,7 +14,18 @@ from torch import Tensor
 from hauberk._shapes import Labels, Logits, PerExample, Rows
 from hauberk.errors import SettingError, ThreatError
 
-__all__ = ["Classed", "Goal", "Predicate", "Targeted", "TopK", "Untargeted", "goal_from", "least_likely", "parse_goal"]
+__all__ = [
+    "Classed",
+    "Goal",
+    "Predicate",
+    "Rival",
+    "Targeted",
+    "TopK",
+    "Untargeted",
+    "goal_from",
+    "least_likely",
+    "parse_goal",
+]
 
 
 @runtime_checkable
@@ -86,6 +97,27 @@ class Targeted:
 
     def take(self, rows: Rows) -> "Targeted":
         return Targeted(self.classes[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """One class above the true one; where it is reached, the true class is left.
+
+    `classes`: (n,) int64 rivals, the classes to climb to; `own`: (n,) int64 true classes.
+    """
+
+    classes: Labels
+    own: Labels
+    sign: int = 1
+
+    def margin(self, logits: Logits) -> PerExample:
+        return (logits.gather(1, self.classes[:, None]) - logits.gather(1, self.own[:, None])).squeeze(1)
+
+    def reached(self, labels: Labels) -> Tensor:
+        return labels == self.classes
+
+    def take(self, rows: Rows) -> "Rival":
+        return Rival(self.classes[rows], self.own[rows])
 
 
 @dataclass(frozen=True, eq=False)
