@@ -244,10 +244,17 @@ def test_a_terminal_is_safe_from_the_names_of_a_model(hauberk: Run, bench: Path,
     assert "\u202e" not in done.stderr
 
 
+HEARS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to Ctrl-C, and so its children
+"""
+
+
 def test_ctrl_c_in_the_middle_of_a_run_can_be_resumed(bench: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     place = {**os.environ, "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "hauberk", *EVALUATE, "--batch-size", "1", "--no-audit", "--out", str(out), "-q"]
+    code = HEARS + "from hauberk.cli import main; main()"
+    start = [sys.executable, "-c", code, *EVALUATE, "--batch-size", "1", "--no-audit", "--out", str(out), "-q"]
     with subprocess.Popen(start, cwd=bench, env=place, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while not (out / "chunks" / "00000").exists() and time.monotonic() < deadline and process.poll() is None:
@@ -287,7 +294,7 @@ def test_a_run_that_goes_on_or_was_finished_says_so(hauberk: Run, tmp_path: Path
 
 
 def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(bench: Path) -> None:
-    code = """
+    code = f"""{HEARS}
 import importlib.abc, os, signal, sys
 from hauberk.cli import main
 
@@ -305,7 +312,7 @@ main()
 
 
 def test_after_its_imports_the_command_line_hears_ctrl_c_as_python_does(bench: Path) -> None:
-    code = """
+    code = f"""{HEARS}
 import atexit, signal, sys
 from hauberk.cli import main
 atexit.register(lambda: print(signal.getsignal(signal.SIGINT) is signal.default_int_handler))
