@@ -209,8 +209,9 @@ def test_one_radius_many_radii_and_no_radius_are_all_drawn(
 ) -> None:
     single = document(rebuild(radii=(0.1,)), tmp_path)
     assert len(single.all("circle")) == 2
-    assert "pairs of image and radius" not in single.text
+    assert "breaks add up over all radii" not in single.text
     many = document(rebuild(n=60, radii=tuple(k / 100 for k in range(1, 16))), tmp_path)
+    assert "breaks add up over all radii" in many.text
     assert not many.all("circle")
     assert len(many.all("polyline")) == 1
     columns = rebuild(radii=(0.1,)).rows.to_pydict()
