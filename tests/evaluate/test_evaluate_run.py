@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from hauberk import data
 from hauberk.attacks import BIM, FGSM, PGD, AutoPGD, Noise, Square
+from hauberk.data import Chunk
 from hauberk.errors import AccessError, DataError, SettingError, ThreatError, UnknownNameError
 from hauberk.evaluate import Evaluation, evaluate, suite_for
+from hauberk.evaluate.cascade import Known, run_chunk
 from hauberk.evaluate.statistics import clopper_pearson
 from hauberk.threat import Access, Norm, ThreatModel
 from hauberk.victims import wrap
@@ -463,3 +465,16 @@ def test_the_setting_itself_is_audited(digits: Digits) -> None:
     assert ids(data=(digits.x[order], digits.y[order])) == {"classes-missing"}
     scored = lambda x: digits.mlp.logits(torch.as_tensor(x), torch.arange(len(x))).numpy()  # noqa: E731
     assert "black-box-only" in ids(model=scored, suite=Noise(tries=2))
+
+
+def test_a_point_of_the_audit_counts_only_where_the_judge_accepts_it_for_the_example_at_hand(digits: Digits) -> None:
+    x, y = digits.x[:8], digits.y[:8]
+    chunk = Chunk(torch.arange(8), x, y)
+    threat = ThreatModel.parse("linf:0.1")
+    suite = suite_for(Noise(tries=1), ThreatModel.parse("linf:0.1"), Access.GRADIENTS)
+    lies = {k: Known(x[k] + 0.5, "liar (audit)") for k in range(4)} | {
+        k: Known(x[k], "idler (audit)") for k in range(4, 8)
+    }
+    made = run_chunk(digits.mlp, chunk, threat, suite, seed=0, access=Access.GRADIENTS, known=lies)
+    assert made.broken_before == 0
+    assert not any((method or "").endswith("(audit)") for method in made.columns["method"])

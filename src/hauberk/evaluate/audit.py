@@ -161,10 +161,7 @@ class _Part:
             self.charge(meter)
             if space is self.region and self.threat.goal == "untargeted":
                 for row in verdict.broken.nonzero()[:, 0].tolist():
-                    label, confidence = int(verdict.labels[row]), float(verdict.confidence[row])
-                    self.found.setdefault(
-                        int(self.ids[row]), Known(points[row], label, confidence, f"{name_of(attack)} (audit)")
-                    )
+                    self.found.setdefault(int(self.ids[row]), Known(points[row], f"{name_of(attack)} (audit)"))
         return self._broken[key]
 
 

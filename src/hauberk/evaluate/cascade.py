@@ -18,7 +18,7 @@ from hauberk.attacks import name_of
 from hauberk.blocks.judge import judge
 from hauberk.data import Chunk
 from hauberk.evaluate.suites import Suite
-from hauberk.threat import Access, Goal, Norm, Targeted, ThreatModel, goal_from
+from hauberk.threat import Access, Ball, Goal, Norm, Targeted, ThreatModel, goal_from
 from hauberk.victims import Meter, Victim
 
 __all__ = ["ChunkEvidence", "Clean", "Known", "Tally", "look_clean", "run_chunk"]
@@ -44,11 +44,9 @@ class Tally:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """A point within the largest radius that the judge accepted before the suite began."""
+    """A point within the largest radius that the judge accepted before the suite began, and who found it."""
 
     point: Tensor
-    label: int
-    confidence: float
     method: str
 
 
@@ -159,7 +157,7 @@ def run_chunk(
             if advance is not None:
                 advance(tally.name, int(open_.sum()))
         if radius == threat.radii[-1]:
-            broken_before = found.adopt(known or {}, chunk.ids, open_, radius)
+            broken_before = _adopt(known or {}, chunk, total, goal, region, open_, found, radius)
         spent = torch.stack((total.forwards, total.backwards, total.queries))
         _add_rows(columns, chunk, clean, found, radius, spent - before)
         before = spent
@@ -206,15 +204,6 @@ class _Found:
             self.methods.append(method)
         self.method_index[rows] = self.methods.index(method)
 
-    def adopt(self, known: Mapping[int, Known], ids: Tensor, open_: Tensor, radius: float) -> int:
-        """Take the known points of examples that still stand; how many those were."""
-        rows = [row for row in open_.nonzero()[:, 0].tolist() if int(ids[row]) in known]
-        for row in rows:
-            point, place = known[int(ids[row])], torch.tensor([row], device=self.x.device)
-            label = torch.tensor([point.label], device=self.x.device)
-            self.keep(place, point.point[None], label, torch.tensor([point.confidence]), radius, point.method)
-        return len(rows)
-
     def tensors(self, ids: Tensor) -> dict[str, Tensor]:
         """For the broken examples: `example`, `radius` they were first broken at, `adversarials`, `originals`."""
         broken = self.method_index >= 0
@@ -224,6 +213,29 @@ class _Found:
             "adversarials": self.points[broken],
             "originals": self.x[broken],
         }
+
+
+def _adopt(
+    known: Mapping[int, Known],
+    chunk: Chunk,
+    meter: Meter,
+    goal: Goal,
+    region: Ball,
+    open_: Tensor,
+    found: _Found,
+    radius: float,
+) -> int:
+    """Judge the known points of examples that still stand, against the examples as they are here; how many are broken."""
+    rows = [row for row in open_.nonzero()[:, 0].tolist() if int(chunk.ids[row]) in known]
+    if not rows:
+        return 0
+    brought = [known[int(chunk.ids[row])] for row in rows]
+    place, points = torch.tensor(rows, device=chunk.x.device), torch.stack([point.point for point in brought])
+    verdict = judge(meter, points, chunk.x[place], goal.take(place), region.take(place), place)
+    for k in verdict.broken.nonzero()[:, 0].tolist():
+        one = slice(k, k + 1)
+        found.keep(place[one], points[one], verdict.labels[one], verdict.confidence[one], radius, brought[k].method)
+    return int(verdict.broken.sum())
 
 
 def _met(goal: Goal, y: Labels) -> Tensor:
