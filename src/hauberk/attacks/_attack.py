@@ -20,6 +20,7 @@ __all__ = [
     "not_negative",
     "plain_scalar",
     "positive",
+    "seeks_smallest",
     "settings_of",
     "step_of",
     "whole_number",
@@ -29,7 +30,8 @@ __all__ = [
 class Attack(Protocol):
     """A frozen dataclass of settings that proposes one point per example; the judge decides what the points are worth.
 
-    `access` is the least it needs of a victim, `norms` what it can measure changes in.
+    `access` is the least it needs of a victim, `norms` what it can measure changes in. One that seeks the smallest change, and so
+    takes a threat without radius, also says `smallest = True`.
     """
 
     access: ClassVar[Access]
@@ -58,9 +60,16 @@ def finite(attack: object, region: Region) -> None:
         )
 
 
+def seeks_smallest(attack: object) -> bool:
+    """The attack looks for the smallest change, so that it needs no radius."""
+    return bool(getattr(attack, "smallest", False))
+
+
 def ball_of(attack: Attack, region: Region) -> Ball:
-    """The region as the finite ball that an attack made for balls of certain norms needs; refuse any other."""
-    finite(attack, region)
+    """The region as the ball that an attack made for balls of certain norms needs, finite unless it seeks the smallest change;
+    refuse any other."""
+    if not seeks_smallest(attack):
+        finite(attack, region)
     if not isinstance(region, Ball) or region.norm not in attack.norms:
         known = ", ".join(sorted(map(str, attack.norms)))
         got = str(region.norm) if isinstance(region, Ball) else type(region).__name__

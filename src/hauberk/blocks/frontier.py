@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hauberk._shapes import Batch, Logits, PerExample
+from hauberk._shapes import Batch, PerExample
+from hauberk.blocks.live import Live
 from hauberk.blocks.losses import Loss, value_and_cotangent
-from hauberk.threat import Access, Goal, Region
+from hauberk.threat import Goal, Region
 
 __all__ = ["Frontier", "improves"]
 
@@ -28,7 +29,7 @@ def improves(found: PerExample, known: PerExample) -> Tensor:
     return (found > known) | (known.isnan() & ~found.isnan())
 
 
-class Frontier:
+class Frontier(Live[Region]):
     """Work on the examples that are not broken yet.
 
     Args:
@@ -44,17 +45,11 @@ class Frontier:
     """
 
     def __init__(self, victim: Any, x: Batch, goal: Goal, region: Region, *, early_stop: bool = True) -> None:
-        self.victim, self._early_stop = victim, early_stop
-        self._all = (x, goal, region)
+        super().__init__(victim, x, goal, region)
+        self._early_stop = early_stop
         self.best = x.clone()
         self.margin = x.new_full((len(x),), -torch.inf)
-        self._labels_only = victim.access < Access.SCORES
-        self._set(torch.arange(len(x), device=x.device))
-        self._keep: Tensor | None = None
         self.restart()
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def restart(self) -> None:
         """Work again on every example that is not broken and can still pay."""
@@ -68,12 +63,7 @@ class Frontier:
     def ask(self, z: Batch) -> PerExample:
         """The goal's margin at these points, one row per live example: one query each. +-1 from a victim of labels only."""
         points = self.region.snap(z, self.x)
-        if self._labels_only:
-            labels = self.victim.labels(points, self.rows)
-            margin = self.goal.reached(labels).to(self.x.dtype) * 2 - 1
-            margin = torch.where(labels < 0, torch.nan, margin)  # the scores behind the label are not finite
-        else:
-            margin = self._margin(self.victim.logits(points, self.rows))
+        margin, _ = self._asked(points)
         self._record(points, margin)
         return margin
 
@@ -94,21 +84,6 @@ class Frontier:
         self._record(points, self._margin(logits) if allowed else torch.full_like(values, -torch.inf))
         return values, vjp(cotangent).nan_to_num_(0.0, 0.0, 0.0)
 
-    def compact(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Drop the rows that need no more work, from here and from these per-row tensors."""
-        keep = self._keep
-        if keep is None:
-            return tensors
-        self._keep = None
-        self.rows, self.x = self.rows[keep], self.x[keep]
-        _, goal, region = self._all
-        self.goal, self.region = goal.take(self.rows), region.take(self.rows)
-        return tuple(tensor[keep] for tensor in tensors)
-
-    def _margin(self, logits: Logits) -> PerExample:
-        """The goal's margin; NaN where an answer is not finite, which the judge will not accept either."""
-        return torch.where(logits.isfinite().all(dim=1), self.goal.margin(logits), torch.nan)
-
     def _record(self, points: Batch, margin: PerExample) -> None:
         margin = margin.detach().to(self.margin.dtype)
         known = self.margin[self.rows]
@@ -119,11 +94,4 @@ class Frontier:
         keep = self.victim.left(self.rows) >= 1
         if self._early_stop:
             keep &= ~(margin > 0)
-        self._keep = None if bool(keep.all()) else keep
-
-    def _set(self, rows: Tensor) -> None:
-        x, goal, region = self._all
-        whole = len(rows) == len(x)
-        self.rows, self._keep = rows, None
-        self.x = x if whole else x[rows]
-        self.goal, self.region = (goal, region) if whole else (goal.take(rows), region.take(rows))
+        self._keep_only(keep)

@@ -11,6 +11,7 @@ import torch
 
 from hauberk._rng import Streams
 from hauberk.attacks import Attack, name_of
+from hauberk.attacks._attack import seeks_smallest
 from hauberk.testing.closed_form import LinearVictim, ThresholdVictim
 from hauberk.testing.laws import LAWS, Law
 from hauberk.testing.setting import Setting, run
@@ -102,7 +103,8 @@ def check_optimum(attack: Attack, norm: Norm, bars: tuple[float, float] | None) 
     """Hold 1 <= found / optimal <= bar on victims whose optimum is known; `bars` as in `check`.
 
     Raises:
-        AssertionError: an example fell below its optimal distance, or stood at `bar` times that.
+        AssertionError: an example fell below its optimal distance, or stood at `bar` times that; without a radius, an attack that
+            seeks the smallest change found a larger one than `bar` times the optimum.
     """
     for what, (victim, setting) in linear_settings().items():
         below = breaks_at(attack, victim, setting, norm, _BELOW)
@@ -117,9 +119,30 @@ def check_optimum(attack: Attack, norm: Norm, bars: tuple[float, float] | None) 
                 raise AssertionError(
                     f"left {len(standing)} of {len(possible)} examples of {what} standing in {norm} at {bar:g} times the optimum"
                 )
+            if seeks_smallest(attack):
+                _check_smallest(attack, what, victim, setting, norm, bar)
     victim = ThresholdVictim((0.2, 0.35, 0.8))
     x = torch.linspace(0.01, 0.99, 21, dtype=torch.float64)[:, None]
     setting = Setting(victim, x, victim.labels(x, torch.arange(21)), torch.arange(21))
     below = breaks_at(attack, victim, setting, norm, _BELOW)
     if below:
         raise AssertionError(f"broke the examples {below} of the one-dimensional victim in {norm} below their distance")
+
+
+def _check_smallest(attack: Attack, what: str, victim: LinearVictim, setting: Setting, norm: Norm, bar: float) -> None:
+    """Without a radius every example that can be broken is, by a change of optimal to `bar` times the optimal size."""
+    optimal = victim.optimal_distance(setting.x, setting.y, norm)
+    region = Ball(norm, box=victim.bounds)
+    outcome = run(attack, setting, region)
+    size = torch.where(outcome.broken, region.size(outcome.points, setting.x), torch.inf)
+    possible = optimal.isfinite()
+    most = torch.ceil(optimal * bar - 1e-9) if norm is Norm.L0 else optimal * bar
+    above = (possible & (size > most)).nonzero().flatten().tolist()
+    if above:
+        worst = float((size / optimal)[possible].max())
+        raise AssertionError(
+            f"without a radius, its changes of {len(above)} of {int(possible.sum())} examples of {what} in {norm} are larger than "
+            f"{bar:g} times the optimum, the largest {worst:.4g} times"
+        )
+    if bool((size[possible] < optimal[possible] * _BELOW).any()):
+        raise AssertionError(f"without a radius, it broke an example of {what} in {norm} below its optimal distance")

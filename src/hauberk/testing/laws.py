@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hauberk._rng import Streams
 from hauberk._shapes import flat
 from hauberk.attacks import Attack, name_of, settings_of
+from hauberk.attacks._attack import seeks_smallest
 from hauberk.blocks.judge import judge
 from hauberk.errors import AccessError, BudgetError, SettingError, ThreatError
 from hauberk.testing.setting import RADII, Outcome, Setting, constant, pictures, run, vectors, with_holes
@@ -44,7 +45,8 @@ def stays_in_the_region(attack: Attack) -> None:
     """Every point, of broken examples and others, is allowed: with a mask, a grid, a radius for each example, at the walls."""
     for norm in _norms(attack):
         for setting in (pictures(), vectors()):
-            for what, region in _regions(norm, setting).items():
+            regions = _regions(norm, setting) | (_endless(norm, setting) if seeks_smallest(attack) else {})
+            for what, region in regions.items():
                 outcome = run(attack, setting, region)
                 bad = (~outcome.allowed).nonzero().flatten().tolist()
                 _demand(not bad, f"left the {norm} region ({what}) on examples {bad}")
@@ -59,35 +61,33 @@ def stays_in_a_ball_that_is_a_point(attack: Attack) -> None:
 
 def repeats_itself(attack: Attack) -> None:
     """The same seed gives the same points, bit for bit, at the same cost."""
-    for norm in _norms(attack):
-        one, two = (run(attack, pictures(), _ball(norm), seed=7) for _ in range(2))
-        _demand(torch.equal(one.points, two.points), f"two runs in {norm} with one seed gave different points")
-        _demand(_costs(one) == _costs(two), f"two runs in {norm} with one seed cost different numbers of queries")
+    for where, ball in _balls(attack):
+        one, two = (run(attack, pictures(), ball, seed=7) for _ in range(2))
+        _demand(torch.equal(one.points, two.points), f"two runs in {where} with one seed gave different points")
+        _demand(_costs(one) == _costs(two), f"two runs in {where} with one seed cost different numbers of queries")
 
 
 def does_not_depend_on_the_batch(attack: Attack) -> None:
     """Cut into batches of 1 or 4, each example gets the same point at the same cost (float64)."""
-    for norm in _norms(attack):
+    for where, ball in _balls(attack):
         for setting in (pictures().row_by_row(), vectors().row_by_row()):
-            whole = run(attack, setting, _ball(norm))
+            whole = run(attack, setting, ball)
             for size in (1, 4):
-                parts = [
-                    run(attack, setting.take(rows), _ball(norm)) for rows in torch.arange(len(setting)).split(size)
-                ]
-                _same(whole, _joined(parts), f"in {norm}, cut into batches of {size}")
+                parts = [run(attack, setting.take(rows), ball) for rows in torch.arange(len(setting)).split(size)]
+                _same(whole, _joined(parts), f"in {where}, cut into batches of {size}")
 
 
 def does_not_depend_on_the_order(attack: Attack) -> None:
     """Permuting the examples permutes the result (float64)."""
     setting = pictures().row_by_row()
     order = torch.tensor([3, 8, 0, 5, 1, 7, 2, 6, 4])
-    for norm in _norms(attack):
-        whole, mixed = run(attack, setting, _ball(norm)), run(attack, setting.take(order), _ball(norm))
+    for where, ball in _balls(attack):
+        whole, mixed = run(attack, setting, ball), run(attack, setting.take(order), ball)
         back = order.argsort()
         _same(
             whole,
             Outcome(*(getattr(mixed, name)[back] for name in Outcome.__dataclass_fields__)),
-            f"in {norm}, permuted",
+            f"in {where}, permuted",
         )
 
 
@@ -107,37 +107,44 @@ def keeps_its_budget(attack: Attack) -> None:
     """It never asks past a budget, also where some examples have less left than others, and then still gives allowed points."""
     setting = pictures()
     n = len(setting)
-    for norm in _norms(attack):
+    for where, ball in _balls(attack):
         for budget in (1, 2, 3, 7, 20):
             for spent in (False, True):
                 meter = Meter(setting.victim, n, budget=budget, access=attack.access)
                 if spent:  # the examples come with 0, 1, ... queries left
                     meter.queries[:] = (budget - torch.arange(n)).clamp_min(0)
                 try:
-                    outcome = run(attack, setting, _ball(norm), meter=meter)
+                    outcome = run(attack, setting, ball, meter=meter)
                 except BudgetError as error:
-                    raise AssertionError(f"asked past a budget of {budget} in {norm}: {error}") from error
+                    raise AssertionError(f"asked past a budget of {budget} in {where}: {error}") from error
                 most = int(outcome.queries.max())
-                _demand(most <= budget, f"spent {most} queries of {budget} in {norm}")
-                _demand(bool(outcome.allowed.all()), f"left the {norm} region when its budget of {budget} ended")
+                _demand(most <= budget, f"spent {most} queries of {budget} in {where}")
+                _demand(bool(outcome.allowed.all()), f"left the {where} region when its budget of {budget} ended")
 
 
 def is_not_worse_with_more_budget(attack: Attack) -> None:
-    """What a budget breaks, a larger one breaks too; with scores, the margin does not fall either."""
+    """What a budget breaks, a larger one breaks too; with scores, the margin does not fall either. Without a radius, the change
+    does not grow."""
     setting = pictures()
-    for norm in _norms(attack):
+    for where, ball in _balls(attack):
         before: Outcome | None = None
         for budget in (1, 2, 5, 12, 30, None):
-            now = run(attack, setting, _ball(norm), budget=budget)
+            now = run(attack, setting, ball, budget=budget)
             if before is not None:
                 lost = (before.broken & ~now.broken).nonzero().flatten().tolist()
-                _demand(not lost, f"with a budget of {budget} in {norm} it lost the examples {lost} that it had broken")
+                _demand(
+                    not lost, f"with a budget of {budget} in {where} it lost the examples {lost} that it had broken"
+                )
+                sizes = ball.size(before.points, setting.x), ball.size(now.points, setting.x)
+                larger = before.broken & (sizes[1] > sizes[0] * (1 + 1e-9)) & (not ball.finite)
+                grew = larger.nonzero().flatten().tolist()
+                _demand(not grew, f"with a budget of {budget} in {where} it found a larger change for {grew}")
                 proposed = flat(before.points != setting.x).any(dim=1)  # the example itself may never have been asked
-                still = ~before.broken & proposed
+                still = ~before.broken & ~now.broken & proposed
                 fell = still & (now.margin < before.margin - MARGIN_SLACK)
                 worse = attack.access >= Access.SCORES and bool(fell.any())
                 _demand(
-                    not worse, f"with a budget of {budget} in {norm} its points have a smaller margin than with less"
+                    not worse, f"with a budget of {budget} in {where} its points have a smaller margin than with less"
                 )
             before = now
 
@@ -226,34 +233,36 @@ def takes_what_is_misclassified(attack: Attack) -> None:
 
 def survives_zero_gradients(attack: Attack) -> None:
     """On a model that answers the same everywhere it breaks nothing and gives allowed points."""
-    for norm in _norms(attack):
-        outcome = run(attack, constant(), _ball(norm))
-        _demand(bool(outcome.allowed.all()), f"in {norm} it left the region of a constant model")
-        _demand(not bool(outcome.broken.any()), f"in {norm} it broke a constant model")
+    for where, ball in _balls(attack):
+        outcome = run(attack, constant(), ball)
+        _demand(bool(outcome.allowed.all()), f"in {where} it left the region of a constant model")
+        _demand(not bool(outcome.broken.any()), f"in {where} it broke a constant model")
 
 
 def survives_answers_that_are_not_numbers(attack: Attack) -> None:
     """Near points whose scores are NaN it gives allowed points, and none of them counts as broken."""
     setting = with_holes()
-    for norm in _norms(attack):
-        outcome = run(attack, setting, _ball(norm))
-        _demand(bool(outcome.allowed.all()), f"in {norm} it left the region near NaN scores")
+    for where, ball in _balls(attack):
+        outcome = run(attack, setting, ball)
+        _demand(bool(outcome.allowed.all()), f"in {where} it left the region near NaN scores")
         logits = setting.victim.logits(outcome.points, torch.arange(len(setting)))
         sane = logits.isfinite().all(dim=1)
-        _demand(bool(sane[outcome.broken].all()), f"in {norm} a point with NaN scores was judged broken")
-        _demand(bool(sane.all()), f"in {norm} it prefers a point with NaN scores to the example itself")
+        _demand(bool(sane[outcome.broken].all()), f"in {where} a point with NaN scores was judged broken")
+        _demand(bool(sane.all()), f"in {where} it prefers a point with NaN scores to the example itself")
 
 
 def survives_saving(attack: Attack) -> None:
     """On the grid of 255 steps its points are the same after they were saved as bytes."""
     setting = pictures()
-    for norm in _norms(attack):
-        region = Ball(norm, 2 * RADII[norm] if norm is not Norm.L0 else RADII[norm] + 2, grid=255)
+    wide = {norm: RADII[norm] + 2 if norm is Norm.L0 else 2 * RADII[norm] for norm in Norm}
+    for where, ball in _balls(attack):
+        region = Ball(ball.norm, wide[ball.norm] if ball.finite else math.inf, grid=255)
         outcome = run(attack, setting, region)
         loaded = (outcome.points * 255).round().to(torch.uint8).to(torch.float64) / 255
         saved = judge(setting.victim, loaded, setting.x, Untargeted(setting.y), region, torch.arange(len(setting)))
-        _demand(torch.allclose(loaded, outcome.points, rtol=0, atol=1e-12), f"in {norm} its points lie beside the grid")
-        _demand(torch.equal(saved.broken, outcome.broken), f"in {norm} saving as bytes undid a success")
+        on_grid = torch.allclose(loaded, outcome.points, rtol=0, atol=1e-12)
+        _demand(on_grid, f"in {where} its points lie beside the grid")
+        _demand(torch.equal(saved.broken, outcome.broken), f"in {where} saving as bytes undid a success")
 
 
 def refuses_what_it_cannot_do(attack: Attack) -> None:
@@ -272,6 +281,10 @@ def refuses_what_it_cannot_do(attack: Attack) -> None:
         try:
             outcome = run(attack, setting, Ball(norm, math.inf))
         except ThreatError:
+            _demand(
+                not seeks_smallest(attack),
+                f"says that it seeks the smallest change, but refuses {norm} without a radius",
+            )
             continue
         _demand(bool(outcome.allowed.all()), f"in {norm} with an infinite radius its points leave the box")
     if attack.access > Access.LABELS:
@@ -314,6 +327,12 @@ def _ball(norm: Norm, factor: float = 1) -> Ball:
     return Ball(norm, RADII[norm] * factor)
 
 
+def _balls(attack: Attack) -> list[tuple[str, Ball]]:
+    """The usual ball of each norm and, for attacks that seek the smallest change, the one without radius."""
+    radii = {"": RADII} | ({" without a radius": dict.fromkeys(Norm, math.inf)} if seeks_smallest(attack) else {})
+    return [(f"{norm}{how}", Ball(norm, radius[norm])) for norm in _norms(attack) for how, radius in radii.items()]
+
+
 def _each(norm: Norm, count: int) -> Tensor:
     """Radii from 0 to twice the usual one; whole for L0."""
     radii = RADII[norm] * torch.linspace(0, 2, count, dtype=torch.float64)
@@ -335,6 +354,14 @@ def _regions(norm: Norm, setting: Setting) -> dict[str, Ball]:
         "a grid": Ball(norm, RADII[norm], grid=255),
         "a radius for each example": Ball(norm, _each(norm, n)),
         "masks, a grid and radii": Ball(norm, _each(norm, n), mask=masks, grid=255),
+    }
+
+
+def _endless(norm: Norm, setting: Setting) -> dict[str, Ball]:
+    return {
+        "no radius": Ball(norm),
+        "no radius, a mask": Ball(norm, mask=_mask(setting)),
+        "no radius, a mask and a grid": Ball(norm, mask=_mask(setting), grid=255),
     }
 
 

@@ -1,0 +1,151 @@
+"""The smallest successful point found for each example: what `Frontier` is to attacks with a radius, for those without.
+
+    found = Closest(victim, x, goal, region)
+    z = found.x
+    while len(found):
+        margin, logits, vjp = found.look(z)                  # asked, judged and, where it is the smallest, remembered
+        gradient = vjp(cotangent)                            # 0 where the mask forbids a change or the entry is not finite
+        z, gradient = found.compact(z, gradient)
+        z = found.inside(z + ...)                            # back into box and mask, not into the radius
+    return found.best
+
+With an infinite radius a row leaves when its own example is misclassified, can pay no more, or was dropped by the attack
+(`drop`). With a finite one it leaves as soon as a point inside the radius reaches the goal, so that an attack for the
+smallest change is also one for a radius.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hauberk._shapes import Batch, Logits, PerExample, like
+from hauberk.blocks.frontier import improves
+from hauberk.blocks.live import Live
+from hauberk.blocks.losses import Loss, value_and_cotangent
+from hauberk.threat import Ball, Goal
+
+__all__ = ["Closest"]
+
+_SURE = 2.0**-18
+"""In float32 a margin counts from this share of the largest score on: kernels round differently with the batch, and a point
+exactly on the boundary would not survive being asked again."""
+
+
+class Closest(Live[Ball]):
+    """Work on the examples whose smallest change is sought.
+
+    Args:
+        victim: who is asked, usually a meter.
+        x: (n, *shape) the clean examples.
+        goal: what is wanted.
+        region: a ball; its norm measures the changes. Points are snapped to its grid before they are asked.
+
+    Attributes:
+        best: (n, *shape) the smallest successful point asked so far; where there is none the allowed point of the largest
+            margin, at first the example.
+        size: (n,) the size of that success; inf where there is none.
+        space: the live rows' ball without its radius: box, mask and grid.
+    """
+
+    def __init__(self, victim: Any, x: Batch, goal: Goal, region: Ball) -> None:
+        self._finite = region.finite
+        self._everywhere = region.with_radius(torch.inf)
+        self.best = x.clone()
+        self.size = x.new_full((len(x),), torch.inf)
+        self._largest = x.new_full((len(x),), -torch.inf)
+        self._slack = 0.0 if x.dtype == torch.float64 else _SURE
+        super().__init__(victim, x, goal, region)
+        self.restart()
+
+    def restart(self) -> None:
+        """Work again on every example that can still pay and is not done."""
+        rows = torch.arange(len(self.size), device=self.size.device)
+        self._set(rows[(self.victim.left(rows) >= 1) & ~self._done(self.size)])
+
+    def ask(self, z: Batch) -> PerExample:
+        """The goal's margin at these points: one query for each live example. +-1 from a victim of labels only."""
+        points = self.space.snap(z, self.x)
+        margin, logits = self._asked(points)
+        self._record(points, margin, logits)
+        return margin
+
+    def look(self, z: Batch) -> tuple[PerExample, Logits, Callable[[Logits], Batch]]:
+        """The goal's margin and the scores at these points, and the function from a cotangent to a gradient, as often as wanted:
+        one query, and one backward for each call, for each live example."""
+        points = self.space.snap(z, self.x)
+        logits, vjp = self.victim.pullback(points, self.rows)
+        margin = self._margin(logits)
+        self._record(points, margin, logits)
+        mask = self.space.mask
+
+        def free(cotangent: Logits) -> Batch:
+            gradient = vjp(cotangent).nan_to_num_(0.0, 0.0, 0.0)
+            return gradient if mask is None else gradient * mask.to(gradient.device)
+
+        return margin, logits, free
+
+    def climb(self, z: Batch, loss: Loss, *, towards: Goal | None = None) -> tuple[PerExample, Batch]:
+        """The goal's margin, and the direction of the gradient of a loss (the gradient itself where the loss is `margin`)."""
+        margin, logits, vjp = self.look(z)
+        _, cotangent = value_and_cotangent(loss, logits, self.goal if towards is None else towards)
+        return margin, vjp(cotangent)
+
+    def inside(self, z: Batch) -> Batch:
+        """The nearest point of the box that changes nothing the mask protects."""
+        return self.space.project(z, self.x)
+
+    def succeeds(self, margin: PerExample, logits: Logits | None = None) -> Tensor:
+        """(live,) bool: a margin beyond doubt by rounding."""
+        if logits is None or not self._slack:
+            return margin > 0
+        return margin > self._slack * logits.abs().amax(dim=1)
+
+    def drop(self, finished: Tensor) -> None:
+        """Let these live rows go at the next `compact`: the attack has no more use for them."""
+        self._keep_only(~finished if self._keep is None else self._keep & ~finished)
+
+    def tighten(self, steps: int = 8) -> None:
+        """Bisect between each example and its smallest success: one query a step, on every example that has one."""
+        self.restart()
+        with_success = self.size[self.rows].isfinite()
+        self.drop(~with_success)
+        self.compact()
+        low, high = (torch.full_like(self.size[self.rows], end) for end in (0.0, 1.0))
+        far = self.best[self.rows]
+        for _ in range(steps):
+            if not len(self):
+                return
+            middle = (low + high) / 2
+            points = self.space.snap(self.x + like(middle, far) * (far - self.x), self.x)
+            margin, logits = self._asked(points)
+            reached = self.succeeds(margin, logits)
+            self._record(points, margin, logits)
+            low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+            low, high, far = self.compact(low, high, far)
+
+    def _done(self, size: PerExample) -> Tensor:
+        """Found within the radius; without one, only where the example itself reaches the goal."""
+        return size.isfinite() if self._finite else size == 0
+
+    def _set(self, rows: Tensor) -> None:
+        super()._set(rows)
+        self.space = self._everywhere if len(rows) == len(self.best) else self._everywhere.take(rows)
+
+    def _record(self, points: Batch, margin: PerExample, logits: Logits | None) -> None:
+        margin = margin.detach()
+        points = points.to(self.best.dtype)
+        allowed = self.region.contains(points, self.x)
+        size = self.region.size(points, self.x)
+        success = self.succeeds(margin, logits) & allowed
+        known = self.size[self.rows]
+        smaller = success & (size < known)
+        fallback = known.isinf() & ~success & allowed & improves(margin.to(self._largest), self._largest[self.rows])
+        better = smaller | fallback
+        if bool(better.any()):
+            rows = self.rows[better]
+            self.best[rows] = points[better]
+            self._largest[rows] = margin[better].to(self._largest)
+            self.size[rows] = torch.where(smaller, size, known)[better].to(self.size)
+        self._keep_only((self.victim.left(self.rows) >= 1) & ~self._done(self.size[self.rows]))

@@ -1,0 +1,70 @@
+"""The rows of a batch that an attack still works on, and how they are asked: what `Frontier` and `Closest` share."""
+
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from hauberk._shapes import Batch, Logits, PerExample, Rows
+from hauberk.threat import Access, Goal, Region
+
+__all__ = ["Live"]
+
+Space = TypeVar("Space", bound=Region)
+
+
+class Live(Generic[Space]):
+    """Examples in work; `compact` drops those that need none any more.
+
+    Attributes:
+        rows: (live,) the places of the live examples in the batch.
+        x, goal, region: theirs, row by row.
+    """
+
+    rows: Rows
+    x: Batch
+    goal: Goal
+    region: Space
+
+    def __init__(self, victim: Any, x: Batch, goal: Goal, region: Space) -> None:
+        self.victim = victim
+        self._all = (x, goal, region)
+        self._labels_only = victim.access < Access.SCORES
+        self._keep: Tensor | None = None
+        self._set(torch.arange(len(x), device=x.device))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def compact(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Drop the rows that need no more work, from here and from these per-row tensors."""
+        keep = self._keep
+        if keep is None:
+            return tensors
+        self._set(self.rows[keep])
+        return tuple(tensor[keep] for tensor in tensors)
+
+    def _set(self, rows: Tensor) -> None:
+        """Work on these rows of the batch."""
+        x, goal, region = self._all
+        whole = len(rows) == len(x)
+        self.rows, self._keep = rows, None
+        self.x = x if whole else x[rows]
+        self.goal = goal if whole else goal.take(rows)
+        self.region = region if whole else region.take(rows)  # type: ignore[assignment]  # a region's part is of its kind
+
+    def _asked(self, points: Batch) -> tuple[PerExample, Logits | None]:
+        """The goal's margin at these points, and the scores; +-1 and None from a victim of labels only."""
+        if not self._labels_only:
+            logits = self.victim.logits(points, self.rows)
+            return self._margin(logits), logits
+        labels = self.victim.labels(points, self.rows)
+        margin = self.goal.reached(labels).to(self.x.dtype) * 2 - 1
+        return torch.where(labels < 0, torch.nan, margin), None  # the scores behind such a label are not finite
+
+    def _margin(self, logits: Logits) -> PerExample:
+        """The goal's margin; NaN where an answer is not finite, which the judge will not accept either."""
+        return torch.where(logits.isfinite().all(dim=1), self.goal.margin(logits), torch.nan)
+
+    def _keep_only(self, keep: Tensor) -> None:
+        self._keep = None if bool(keep.all()) else keep

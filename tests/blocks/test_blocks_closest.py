@@ -1,0 +1,137 @@
+"""The smallest success of each example is kept, on the grid, inside box and mask, and rows leave when there is no more to do."""
+
+import math
+
+import torch
+
+from hauberk.blocks import Closest, loss_named
+from hauberk.testing import LinearVictim, linear_settings
+from hauberk.threat import Access, Ball, Norm, Targeted, Untargeted
+from hauberk.victims import Meter
+
+
+def victim_and_examples() -> tuple[LinearVictim, torch.Tensor, torch.Tensor]:
+    victim, setting = linear_settings()["vectors"]
+    return victim, setting.x, setting.y
+
+
+def beyond(victim: LinearVictim, x: torch.Tensor, y: torch.Tensor, factor: float) -> torch.Tensor:
+    """Points at `factor` times the L2 distance to the boundary, box or no box."""
+    w = victim.weights[1 - y] - victim.weights[y]
+    gap = victim.logits(x, torch.arange(len(x)))
+    gap = (gap.gather(1, y[:, None]) - gap.gather(1, 1 - y[:, None])).squeeze(1)
+    return x + (factor * gap / w.square().sum(dim=1))[:, None] * w
+
+
+def test_the_smallest_of_the_successes_is_kept_and_failures_leave_it() -> None:
+    victim, x, y = victim_and_examples()
+    found = Closest(victim, x, Untargeted(y), Ball(Norm.L2, box=(-9.0, 9.0)))
+    sizes = []
+    for factor in (3.0, 0.5, 1.5, 2.0):
+        found.ask(beyond(victim, x, y, factor))
+        sizes.append(found.size.clone())
+    optimal = (beyond(victim, x, y, 1.0) - x).norm(dim=1)
+    assert torch.allclose(sizes[0], 3 * optimal)
+    assert torch.equal(sizes[0], sizes[1])
+    assert torch.allclose(sizes[2], 1.5 * optimal)
+    assert torch.equal(sizes[2], sizes[3])
+    assert torch.allclose(found.best, beyond(victim, x, y, 1.5))
+
+
+def test_without_a_success_the_allowed_point_of_the_largest_margin_is_proposed() -> None:
+    victim, x, y = victim_and_examples()
+    found = Closest(victim, x, Untargeted(y), Ball(Norm.L2, box=(-9.0, 9.0)))
+    for factor in (0.2, 0.6, 0.4):
+        found.ask(beyond(victim, x, y, factor))
+    assert found.size.isinf().all()
+    assert torch.allclose(found.best, beyond(victim, x, y, 0.6))
+
+
+def test_with_a_radius_an_example_leaves_at_its_first_point_inside_and_a_larger_change_counts_for_nothing() -> None:
+    victim, x, y = victim_and_examples()
+    optimal = (beyond(victim, x, y, 1.0) - x).norm(dim=1)
+    found = Closest(victim, x, Untargeted(y), Ball(Norm.L2, optimal * 1.2, box=(-9.0, 9.0)))
+    found.ask(beyond(victim, x, y, 1.5))
+    found.compact()
+    assert len(found) == len(x)
+    assert found.size.isinf().all()
+    assert torch.equal(found.best, x)
+    found.ask(beyond(victim, x, y, 1.1))
+    found.compact()
+    assert len(found) == 0
+    assert torch.allclose(found.size, 1.1 * optimal)
+
+
+def test_an_example_that_is_misclassified_is_its_own_smallest_change() -> None:
+    victim, x, y = victim_and_examples()
+    found = Closest(victim, x, Untargeted(1 - y), Ball(Norm.LINF))
+    found.ask(x)
+    found.compact()
+    assert len(found) == 0
+    assert (found.size == 0).all()
+    assert torch.equal(found.best, x)
+
+
+def test_bisection_comes_near_the_boundary_and_costs_a_query_a_step() -> None:
+    victim, x, y = victim_and_examples()
+    meter = Meter(victim, len(x))
+    found = Closest(meter, x, Untargeted(y), Ball(Norm.L2, box=(-9.0, 9.0)))
+    found.ask(beyond(victim, x, y, 2.0))
+    found.tighten(12)
+    optimal = (beyond(victim, x, y, 1.0) - x).norm(dim=1)
+    assert (meter.queries == 13).all()
+    assert ((found.size / optimal - 1) < 2 / 2**12 + 1e-9).all()
+    assert (found.size >= optimal * (1 - 1e-12)).all()
+
+
+def test_bisection_leaves_examples_without_a_success_alone() -> None:
+    victim, x, y = victim_and_examples()
+    meter = Meter(victim, len(x))
+    found = Closest(meter, x, Untargeted(y), Ball(Norm.L2, box=(-9.0, 9.0)))
+    found.ask(beyond(victim, x, y, 0.5))
+    found.tighten(5)
+    assert (meter.queries == 1).all()
+
+
+def test_gradients_are_zero_where_the_mask_forbids_a_change() -> None:
+    victim, x, y = victim_and_examples()
+    mask = (torch.arange(x.shape[1]) % 2 == 0)[None]
+    found = Closest(victim, x, Untargeted(y), Ball(Norm.L2, mask=mask))
+    _, gradient = found.climb(x, loss_named("margin"))
+    w = victim.weights[1 - y] - victim.weights[y]
+    assert torch.allclose(gradient, w * mask)
+    assert torch.equal(found.inside(x + 5.0)[:, ~mask[0]], x[:, ~mask[0]])
+
+
+def test_points_are_asked_on_the_grid_and_a_budget_ends_the_work() -> None:
+    victim, x, y = victim_and_examples()
+    x = (x * 255).round() / 255
+    y = victim.labels(x, torch.arange(len(x)))
+    meter = Meter(victim, len(x), budget=2)
+    found = Closest(meter, x, Untargeted(y), Ball(Norm.LINF, grid=255))
+    target = 1 - y
+    for _ in range(2):
+        found.ask(found.inside(x + 0.9 * (victim.weights[target] - victim.weights[y]).sign()))
+    found.compact()
+    assert len(found) == 0
+    assert torch.allclose(found.best * 255, (found.best * 255).round())
+
+
+def test_in_float32_a_margin_within_rounding_is_no_success() -> None:
+    class Close(LinearVictim):  # type: ignore[misc]  # final for users
+        def logits(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[10.0, 10.00001]]).repeat(len(x), 1)
+
+    weights = torch.ones(2, 3)
+    x = torch.full((1, 3), 0.5)
+    found = Closest(Close(weights), x, Untargeted(torch.tensor([0])), Ball(Norm.L2))
+    assert float(found.ask(x + 0.1)) > 0
+    assert math.isinf(float(found.size))
+
+
+def test_labels_alone_will_do() -> None:
+    victim, x, y = victim_and_examples()
+    meter = Meter(victim, len(x), access=Access.LABELS)
+    found = Closest(meter, x, Targeted(1 - y), Ball(Norm.L2, box=(-9.0, 9.0)))
+    assert (found.ask(beyond(victim, x, y, 1.5)) == 1).all()
+    assert found.size.isfinite().all()
