@@ -29,7 +29,7 @@ from hauberk.errors import (
 )
 from hauberk.evaluate import Evaluation, Suite, compare, evaluate
 from hauberk.threat import Access, Goal, Norm, Predicate, Targeted, ThreatModel, TopK, Untargeted, least_likely
-from hauberk.victims import Victim, wrap
+from hauberk.victims import Victim, bpda, ensemble, eot, wrap
 
 __all__ = [
     "Access",
@@ -57,8 +57,11 @@ __all__ = [
     "Victim",
     "__version__",
     "attacks",
+    "bpda",
     "compare",
     "data",
+    "ensemble",
+    "eot",
     "evaluate",
     "least_likely",
     "wrap",

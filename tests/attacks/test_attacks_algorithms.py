@@ -8,8 +8,9 @@ import torch
 from scipy.optimize import minimize
 
 from hauberk.attacks import FGSM, PGD, AutoPGD, Square, auto_pgd, fgsm, pgd, square
-from hauberk.attacks.auto_pgd import _checkpoints, _sparse_sign, _State
+from hauberk.attacks.auto_pgd import _sparse_sign
 from hauberk.attacks.square import share_schedule
+from hauberk.blocks import AdaptiveClimb, checkpoints
 from hauberk.errors import AccessError, SettingError, ThreatError
 from hauberk.testing.setting import pictures, run
 from hauberk.threat import Access, Ball, Norm, Targeted
@@ -47,7 +48,7 @@ def test_one_step_of_pgd_from_the_example_is_one_clipped_step() -> None:
 @pytest.mark.parametrize(("steps", "expected"), [(100, [22, 41, 57, 70, 80, 87, 93, 99]), (20, [4, 7, 9, 10, 11, 12])])
 def test_the_checkpoints_are_those_of_the_paper(steps: int, expected: list[int]) -> None:
     # windows of 22 % of the steps, each 3 % shorter than the last, 6 % at least: p_(j+1) = p_j + max(p_j - p_(j-1) - .03, .06)
-    marks = _checkpoints(steps)
+    marks = checkpoints(steps)
     assert list(marks)[: len(expected)] == expected
     first, less, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
     at, window = 0, first
@@ -60,7 +61,7 @@ def test_the_checkpoints_are_those_of_the_paper(steps: int, expected: list[int])
 
 def test_a_step_is_halved_where_too_few_steps_rose_or_nothing_changed() -> None:
     z, zero = torch.zeros(4, 1), torch.zeros(4)
-    state = _State(z, zero, z, torch.ones(4))
+    state = AdaptiveClimb(z, zero, z, torch.ones(4))
     # over a window of 4: 4 rises, 3 rises (0.75 * 4 is not more), 1 rise, none
     for rises in ([1, 1, 1, 1], [2, 2, 2, 0.5], [3, 3, 1.5, 0.4], [4, 2.5, 1, 0.3]):
         state.move(z, torch.tensor([float(v) for v in rises]) - torch.tensor([0.0, 0.0, 0.0, 1.0]), z)
@@ -75,7 +76,7 @@ def test_a_step_is_halved_where_too_few_steps_rose_or_nothing_changed() -> None:
 
 
 def test_a_halved_climb_goes_back_to_its_best_point() -> None:
-    state = _State(torch.zeros(2, 1), torch.zeros(2), torch.zeros(2, 1), torch.ones(2))
+    state = AdaptiveClimb(torch.zeros(2, 1), torch.zeros(2), torch.zeros(2, 1), torch.ones(2))
     state.move(torch.ones(2, 1), torch.ones(2), torch.full((2, 1), 5.0))
     state.move(torch.full((2, 1), 2.0), torch.tensor([0.5, 2.0]), torch.full((2, 1), 6.0))
     state.check(0.75, 2)

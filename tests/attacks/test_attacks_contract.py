@@ -6,7 +6,29 @@ import pytest
 import torch
 
 from hauberk import attacks
-from hauberk.attacks import BIM, FGSM, PGD, Attack, AttackResult, AutoPGD, HoppingPGD, Noise, Square
+from hauberk.attacks import (
+    BIM,
+    DDN,
+    FAB,
+    FGSM,
+    FMN,
+    JSMA,
+    PGD,
+    Attack,
+    AttackResult,
+    AutoConjugateGradient,
+    AutoPGD,
+    BoundarySlide,
+    FrankWolfe,
+    HoppingPGD,
+    IterativeLeastLikely,
+    Momentum,
+    MultiTargeted,
+    Noise,
+    OnePixel,
+    SigmaZero,
+    Square,
+)
 from hauberk.testing import breaks_at, check_optimum, laws, linear_settings
 from hauberk.testing.laws import Law
 from hauberk.threat import Norm
@@ -15,17 +37,41 @@ from hauberk.threat import Norm
 CASES: dict[str, Attack] = {
     "fgsm": FGSM(),
     "fgsm from a random start": FGSM(loss="margin", start="uniform"),
+    "fgsm, normalised": FGSM(step="normalised"),
+    "fgsm, towards a class": FGSM(target="least-likely"),
+    "fgsm, towards a random class": FGSM(target="random", step="normalised", start="uniform"),
     "bim": BIM(steps=5, loss="margin"),
     "pgd": PGD(steps=5, restarts=2),
     "pgd, every option": PGD(
         steps=5, restarts=2, loss="dlr", start="blocks", schedule="linear", momentum=0.5, early_stop=False
     ),
+    "momentum": Momentum(steps=5),
+    "momentum, nesterov": Momentum(steps=5, nesterov=True, loss="margin", early_stop=False),
+    "multi_targeted": MultiTargeted(steps=4, targets=2),
+    "iterative_least_likely": IterativeLeastLikely(steps=5),
+    "frank_wolfe": FrankWolfe(steps=6),
+    "frank_wolfe, constant": FrankWolfe(steps=5, step_size=0.4, momentum=0.0, loss="margin", early_stop=False),
+    "auto_conjugate_gradient": AutoConjugateGradient(steps=10),
+    "auto_conjugate_gradient, restarted": AutoConjugateGradient(steps=6, restarts=2, loss="ce"),
     "auto_pgd": AutoPGD(steps=10),
     "auto_pgd, targeted": AutoPGD(steps=8, loss="dlr", targets=2),
-    "hopping_pgd": HoppingPGD(steps=4, restarts=5, candidates=2),
+    "hopping_pgd": HoppingPGD(steps=4, restarts=5, candidates=2, rival_steps=3),
+    "hopping_pgd, every climb": HoppingPGD(steps=3, restarts=4, candidates=1, rivals=0, near=None, early_stop=False),
     "noise": Noise(tries=10),
     "square": Square(steps=12),
     "square, restarted": Square(steps=6, restarts=2, early_stop=False),
+    "sigma_zero": SigmaZero(steps=12),
+    "sigma_zero, with patience": SigmaZero(steps=15, patience=3),
+    "ddn": DDN(steps=12),
+    "ddn, with patience": DDN(steps=12, loss="margin", patience=2),
+    "fmn": FMN(steps=6),
+    "fmn, with patience": FMN(steps=8, step_size=0.5, patience=2),
+    "fab": FAB(steps=6),
+    "fab, targeted": FAB(steps=3, targets=2, restarts=2),
+    "one_pixel": OnePixel(generations=3, population=10),
+    "boundary_slide": BoundarySlide(steps=5, rivals=2),
+    "jsma": JSMA(),
+    "jsma, every option": JSMA(theta=0.3, gamma=0.5, at_once=1, direction="both"),
 }
 
 EXACT = 1 + 1e-6
@@ -51,6 +97,39 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     ),
     # steps of one length do not settle nearer than that to the optimum of a round or pointed ball
     (PGD(steps=40), {Norm.LINF: (EXACT, 1.4), Norm.L2: (1.05, 1.3), Norm.L1: (1.05, 1.75), Norm.L0: (EXACT, EXACT)}),
+    # what goes into lengths beside the gradient's is lost where the box cuts it off
+    (
+        FGSM(step="normalised"),
+        {Norm.LINF: (EXACT, 1.4), Norm.L2: (1.4, 1.4), Norm.L1: (3, 2.5), Norm.L0: (EXACT, EXACT)},
+    ),
+    (
+        Momentum(steps=20, loss="margin"),
+        {Norm.LINF: (EXACT, 1.3), Norm.L2: (1.01, 1.3), Norm.L1: (EXACT, 1.4), Norm.L0: (EXACT, EXACT)},
+    ),
+    (
+        Momentum(steps=20, loss="margin", nesterov=True),
+        {Norm.LINF: (EXACT, 1.3), Norm.L2: (EXACT, 1.3), Norm.L1: (EXACT, 1.4), Norm.L0: (EXACT, EXACT)},
+    ),
+    (
+        MultiTargeted(steps=20, start="clean"),
+        {Norm.LINF: (EXACT, EXACT), Norm.L2: (1.0001, EXACT), Norm.L1: (EXACT, EXACT), Norm.L0: (EXACT, EXACT)},
+    ),
+    (
+        MultiTargeted(steps=20),
+        {Norm.LINF: (EXACT, EXACT), Norm.L2: (1.0001, 1.0001), Norm.L1: (1.05, 1.05), Norm.L0: (EXACT, EXACT)},
+    ),
+    # of five classes it climbs to the farthest, and leaves the true one late
+    (
+        IterativeLeastLikely(steps=20),
+        {Norm.LINF: (EXACT, 30), Norm.L2: (1.001, 30), Norm.L1: (EXACT, 30), Norm.L0: (EXACT, 1.75)},
+    ),
+    (FrankWolfe(loss="margin"), {Norm.LINF: (EXACT, 1.3), Norm.L2: (EXACT, 1.3), Norm.L1: (EXACT, 1.4)}),
+    # 1 - 0.9^40 of the way
+    (
+        FrankWolfe(step_size=0.1, momentum=0.0, loss="margin"),
+        {Norm.LINF: (1.02, 1.4), Norm.L2: (1.02, 1.3), Norm.L1: (1.05, 1.5)},
+    ),
+    (AutoConjugateGradient(steps=50), {Norm.LINF: (EXACT, 1.3), Norm.L2: (EXACT, 1.3)}),
     (AutoPGD(steps=50), {Norm.LINF: (EXACT, 1.4), Norm.L2: (EXACT, 1.25), Norm.L1: (1.1, 2)}),
     (
         AutoPGD(steps=30, loss="dlr", targets=4),
@@ -59,12 +138,29 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     (HoppingPGD(restarts=4), {Norm.LINF: (EXACT, 1.3), Norm.L2: (1.0001, 1.3)}),
     (Square(steps=200), {Norm.LINF: (1.3, 1.5), Norm.L2: (2.5, 2)}),
     (Noise(tries=50), {Norm.LINF: (5, 4), Norm.L2: (6, 4), Norm.L1: (15, 6), Norm.L0: (8, 3)}),
+    # its threshold stops small changes from adding up where every coordinate weighs about the same
+    (SigmaZero(steps=100), {Norm.L0: (1.1, EXACT)}),
+    (DDN(steps=100), {Norm.L2: (1.03, 1.3)}),
+    (FMN(steps=100), {Norm.LINF: (1.001, 1.3), Norm.L2: (1.001, 1.3), Norm.L1: (1.01, 1.4), Norm.L0: (1.3, EXACT)}),
+    # with a radius there is no final search: it oscillates about the boundary with steps of eta = 1.05
+    (FAB(steps=20), {Norm.LINF: (1.01, 1.1), Norm.L2: (1.01, 1.01), Norm.L1: (1.01, 1.3)}),
+    (FAB(steps=20, targets=4), {Norm.LINF: (1.01, 1.01), Norm.L2: (1.01, 1.01), Norm.L1: (1.01, 1.01)}),
+    # it searches at random, like Noise and Square
+    (OnePixel(generations=12, population=60), {Norm.L0: (6, 6)}),
+    (BoundarySlide(), {Norm.LINF: (EXACT, 1.01), Norm.L2: (1.0001, 1.0001), Norm.L1: (1.001, 1.001)}),
+    # it asks of a value that it raises one class and lowers the others: on linear victims many useful ones do not
+    (JSMA(gamma=1.0, at_once=1, direction="both"), {Norm.L0: (2.5, 2.5)}),
+    (JSMA(gamma=1.0, direction="both"), {Norm.L0: (3, 4)}),
 ]
+
+
+# They refuse inputs of more than a few values, as pictures are; tests/attacks/test_attacks_charts.py has laws for them.
+FEW_PARAMETERS: set[type] = {attacks.Grid, attacks.SmallestTransformation}
 
 
 def exported() -> set[type]:
     found = {getattr(attacks, name) for name in attacks.__all__}
-    return {kind for kind in found if inspect.isclass(kind)} - {Attack, AttackResult}
+    return {kind for kind in found if inspect.isclass(kind)} - {Attack, AttackResult} - FEW_PARAMETERS
 
 
 def test_every_exported_attack_has_a_row_in_both_tables() -> None:

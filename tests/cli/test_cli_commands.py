@@ -17,6 +17,7 @@ from hauberk.cli.known import attacks_by_name
 from hauberk.cli.saving import TensorFile
 from hauberk.errors import DataError
 from hauberk.evaluate import SUITES
+from hauberk.threat.charts import CHARTS, LIMITS
 
 Run = Callable[..., Any]
 ATTACK = ("attack", "pgd", "py:nets.py:tiny", "--data", "good.npz", "--threat", "linf:0.1", "--set", "steps=5")
@@ -78,7 +79,11 @@ def test_attack_that_fails_in_the_middle_leaves_no_file(
 def test_every_attack_runs_from_the_command_line(hauberk: Run, name: str) -> None:
     few = {"square": "steps=20", "auto_pgd": "steps=5", "pgd": "step_size=none", "fgsm": "start=clean"}
     setting = ["--set", few[name]] if name in few else []
-    done = hauberk("attack", name, *ATTACK[2:-2], *setting)
+    norm = min(attacks_by_name()[name].norms, key=lambda norm: -norm.p)  # linf where it can
+    threat = {"linf": "linf:0.1", "l2": "l2:0.5", "l1": "l1:1", "l0": "l0:3"}[norm.value]
+    if name in {"grid", "smallest_transformation"}:  # for a few parameters
+        threat = "rotation:20"
+    done = hauberk("attack", name, *ATTACK[2:-3], threat, *setting)
     assert done.exit_code == 0, done.output
     assert f"{name} broke" in done.stdout
 
@@ -156,6 +161,7 @@ def test_report_writes_the_page_and_prints_its_path_last(hauberk: Run, tmp_path:
     [
         ("models", [f"zoo:{name}" for name in zoo.names()]),
         ("data", list(data.names())),
+        ("threats", ["linf:8/255", *CHARTS, *LIMITS]),
         ("attacks", list(attacks_by_name())),
         ("suites", list(SUITES)),
     ],

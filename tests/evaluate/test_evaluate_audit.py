@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from hauberk import zoo
 from hauberk.attacks import FGSM, PGD, Noise, Square
 from hauberk.evaluate import evaluate
-from hauberk.evaluate.audit import audit_victim
-from hauberk.evaluate.audit_run import audit_cascade
+from hauberk.evaluate.audit import audit_cascade, audit_victim
 from hauberk.evaluate.cascade import Tally
 from hauberk.threat import ThreatModel
 from hauberk.victims import wrap

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from hauberk.attacks import PGD, Noise, name_of
-from hauberk.errors import SettingError, UnknownNameError
+from hauberk.attacks import FAB, PGD, AutoPGD, HoppingPGD, Noise, Square, name_of
+from hauberk.errors import AccessError, SettingError, ThreatError, UnknownNameError
 from hauberk.evaluate import SUITES, Suite, suite_for
 from hauberk.threat import Access, Norm, ThreatModel
 
@@ -14,6 +14,12 @@ RADIUS = {Norm.LINF: 0.1, Norm.L2: 1.0, Norm.L1: 5.0, Norm.L0: 5.0}
 
 @pytest.mark.parametrize(("name", "norm", "access"), list(itertools.product(SUITES, Norm, Access)), ids=str)
 def test_a_named_suite_holds_only_attacks_that_can_run(name: str, norm: Norm, access: Access) -> None:
+    if name == "autoattack" and (
+        access is Access.LABELS or norm is Norm.L0 or (access is Access.SCORES and norm is Norm.L1)
+    ):
+        with pytest.raises((AccessError, ThreatError), match="use the suite standard"):
+            suite_for(name, ThreatModel(norm, (RADIUS[norm],)), access)
+        return
     for goal in ("untargeted", "target=3", "least-likely", "top2"):
         suite = suite_for(name, ThreatModel(norm, (RADIUS[norm],), goal=goal), access)
         assert suite.attacks
@@ -42,3 +48,34 @@ def test_attacks_of_ones_own_make_a_suite() -> None:
     assert suite_for(Suite("mine", (Noise(),)), threat, Access.LABELS).name == "mine"
     with pytest.raises(UnknownNameError, match="standard"):
         suite_for("standrad", threat, Access.GRADIENTS)
+
+
+def test_autoattack_has_the_stages_and_settings_of_the_original() -> None:
+    found = suite_for("autoattack", ThreatModel.parse("linf:8/255"), Access.GRADIENTS).attacks
+    ce, targeted, fab, square = found
+    assert isinstance(ce, AutoPGD)
+    assert (ce.steps, ce.loss, ce.restarts, ce.targets) == (100, "ce", 1, 0)
+    assert isinstance(targeted, AutoPGD)
+    assert (targeted.steps, targeted.loss, targeted.targets) == (100, "dlr", 9)
+    assert isinstance(fab, FAB)
+    assert (fab.steps, fab.targets, fab.restarts) == (100, 9, 1)
+    assert isinstance(square, Square)
+    assert square.steps == 5000
+    assert suite_for("autoattack", ThreatModel.parse("l2:1"), Access.GRADIENTS).attacks == found
+    assert suite_for("autoattack", ThreatModel.parse("l1:9"), Access.GRADIENTS).attacks == (
+        AutoPGD(restarts=5),
+        AutoPGD(loss="dlr", targets=5),
+        fab,
+    )
+
+
+def test_the_exhaustive_suite_never_lets_an_example_go_that_stands() -> None:
+    for norm in Norm:
+        attacks = suite_for("exhaustive", ThreatModel(norm, (RADIUS[norm],)), Access.GRADIENTS).attacks
+        assert all(attack.near is None for attack in attacks if isinstance(attack, HoppingPGD))
+        assert all(getattr(attack, "patience", None) is None for attack in attacks)
+
+
+def test_a_suite_does_not_choose_targets_under_a_goal_that_names_one() -> None:
+    with pytest.raises(SettingError, match="targets=9 chooses the targets itself"):
+        suite_for([FAB(targets=9)], ThreatModel.parse("linf:0.1@target=3"), Access.GRADIENTS)

@@ -2,32 +2,75 @@
 
 from hauberk.attacks._attack import Attack, name_of, settings_of
 from hauberk.attacks._friendly import AttackResult, run_attack
+from hauberk.attacks.auto_conjugate_gradient import AutoConjugateGradient, auto_conjugate_gradient
 from hauberk.attacks.auto_pgd import AutoPGD, auto_pgd
 from hauberk.attacks.bim import BIM, bim
+from hauberk.attacks.boundary_slide import BoundarySlide, boundary_slide
+from hauberk.attacks.ddn import DDN, ddn
+from hauberk.attacks.fab import FAB, fab
 from hauberk.attacks.fgsm import FGSM, fgsm
+from hauberk.attacks.fmn import FMN, fmn
+from hauberk.attacks.frank_wolfe import FrankWolfe, frank_wolfe, frank_wolfe_gaps
+from hauberk.attacks.grid import Grid, grid
 from hauberk.attacks.hopping_pgd import HoppingPGD, hopping_pgd
+from hauberk.attacks.iterative_least_likely import IterativeLeastLikely, iterative_least_likely
+from hauberk.attacks.jsma import JSMA, jsma
+from hauberk.attacks.momentum import Momentum, momentum
+from hauberk.attacks.multi_targeted import MultiTargeted, multi_targeted
 from hauberk.attacks.noise import Noise, noise
+from hauberk.attacks.one_pixel import OnePixel, one_pixel
 from hauberk.attacks.pgd import PGD, pgd
+from hauberk.attacks.sigma_zero import SigmaZero, sigma_zero
+from hauberk.attacks.smallest_transformation import SmallestTransformation, smallest_transformation
 from hauberk.attacks.square import Square, square
 
 __all__ = [
     "BIM",
+    "DDN",
+    "FAB",
     "FGSM",
+    "FMN",
+    "JSMA",
     "PGD",
     "Attack",
     "AttackResult",
+    "AutoConjugateGradient",
     "AutoPGD",
+    "BoundarySlide",
+    "FrankWolfe",
+    "Grid",
     "HoppingPGD",
+    "IterativeLeastLikely",
+    "Momentum",
+    "MultiTargeted",
     "Noise",
+    "OnePixel",
+    "SigmaZero",
+    "SmallestTransformation",
     "Square",
+    "auto_conjugate_gradient",
     "auto_pgd",
     "bim",
+    "boundary_slide",
+    "ddn",
+    "fab",
     "fgsm",
+    "fmn",
+    "frank_wolfe",
+    "frank_wolfe_gaps",
+    "grid",
     "hopping_pgd",
+    "iterative_least_likely",
+    "jsma",
+    "momentum",
+    "multi_targeted",
     "name_of",
     "noise",
+    "one_pixel",
     "pgd",
     "run_attack",
     "settings_of",
+    "sigma_zero",
+    "smallest_transformation",
     "square",
 ]

@@ -13,8 +13,21 @@ from hauberk._shapes import Batch, Labels, PerExample
 from hauberk.attacks._attack import Attack, name_of, plain_scalar, whole_number
 from hauberk.blocks.judge import judge
 from hauberk.errors import AccessError, SettingError, ThreatError
-from hauberk.threat import Classed, Goal, Predicate, Targeted, ThreatModel, TopK, Untargeted, goal_from
-from hauberk.victims import Meter, Victim, check_inputs, wrap
+from hauberk.threat import (
+    Ball,
+    Classed,
+    FeatureBall,
+    Goal,
+    Norm,
+    Predicate,
+    Region,
+    Targeted,
+    ThreatModel,
+    TopK,
+    Untargeted,
+    goal_from,
+)
+from hauberk.victims import Meter, Victim, check_inputs, posed, shown, wrap
 from hauberk.victims.answers import as_tensor
 
 __all__ = ["AttackResult", "friendly", "run_attack"]
@@ -30,6 +43,8 @@ class AttackResult:
         sizes: (n,) size of each change in the threat's norm, in the units of the input.
         labels: (n,) int64, the class the victim gives each proposed point.
         queries, forwards, backwards: (n,) int64, what the attack cost; the judge's own forward is not in them.
+        parameters: of a threat of a few parameters, such as `spatial`, (n, k) those of each point in their own units (degrees,
+            shares, factors), by `parameter_names`; None of any other. The sizes are then those of the parameters.
     """
 
     adversarials: Batch
@@ -39,6 +54,8 @@ class AttackResult:
     queries: Tensor
     forwards: Tensor
     backwards: Tensor
+    parameters: Tensor | None = None
+    parameter_names: tuple[str, ...] = ()
 
     @property
     def success_rate(self) -> float:
@@ -58,8 +75,9 @@ def run_attack(
     model: Any,
     x: Any,
     y: Any,
-    threat: str | ThreatModel,
+    threat: str | ThreatModel | None = None,
     *,
+    region: Region | None = None,
     seed: int = 0,
     goal: Goal | None = None,
     mask: Any = None,
@@ -75,6 +93,7 @@ def run_attack(
         x: (n, *shape) array or tensor of examples inside the victim's bounds.
         y: (n,) true labels.
         threat: what is allowed and wanted; one radius, or none for attacks that seek the smallest change.
+        region: in the place of a threat, a set that has no spelling, such as `hauberk.threat.FeatureBall(net, radius)`.
         seed: with the same seed, and in float64 with any batch size, the result is the same.
         goal: replaces the threat's goal, for example `Targeted(targets)` with a target for each example.
         mask: (1 or n, *shape) array or tensor, true where a value may change.
@@ -87,11 +106,11 @@ def run_attack(
         AccessError: the attack needs more than the victim or the threat gives.
         ThreatError, DataError, SettingError, ModelError: an argument is not what it must be.
     """
-    victim, threat = wrap(model), ThreatModel.parse(threat)
+    victim, threat = wrap(model), _one_of(threat, region)
     x, y = check_inputs(victim, x, y)
     if len(threat.radii) > 1:
         raise ThreatError(f"an attack works at one radius, got {threat}; use hauberk.evaluate for a curve")
-    if threat.norm not in attack.norms:
+    if region is None and threat.norm not in attack.norms:
         known = ", ".join(sorted(str(norm) for norm in attack.norms))
         raise ThreatError(f"{name_of(attack)} works in {known}, got {threat.norm}")
     access = min(threat.access, victim.access)
@@ -112,11 +131,12 @@ def run_attack(
     else:
         _check_target(threat, victim)
     ids = everyone if ids is None else _checked_ids(ids, x)
-    region = threat.ball(victim.bounds)
-    if mask is not None:
-        region = replace(region, mask=_checked_mask(mask, x))
-    region.check(x)
+    region = _masked(threat.ball(victim.bounds) if region is None else region, threat, mask, x)
+    threat.check(x, victim.bounds)
+    if isinstance(region, Ball | FeatureBall) and threat.chart is None:
+        region.check(x)
     parts: list[tuple[Tensor, ...]] = []
+    drawn: list[Tensor] = []
     for chosen in everyone.split(batch_size):
         clean, rows = x[chosen], torch.arange(len(chosen), device=x.device)
         space = region.take(chosen)
@@ -128,11 +148,37 @@ def run_attack(
         else:
             wanted = goal_from(threat.goal, y[chosen])
         streams = Streams(seed, ids[chosen], name_of(attack))
-        points = attack(meter, clean, wanted, space, streams=streams)
-        verdict = judge(victim, points, clean, wanted, space, rows)
-        sizes = space.size(points, clean)
-        parts.append((points, verdict.broken, sizes, verdict.labels, meter.queries, meter.forwards, meter.backwards))
-    return AttackResult(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        asked, start = posed(threat.chart, meter, clean)
+        points = attack(asked, start, wanted, space, streams=streams)
+        verdict = judge(posed(threat.chart, victim, clean)[0], points, start, wanted, space, rows)
+        sizes = space.size(points, start)
+        found = shown(threat.chart, points, clean, victim.bounds)
+        drawn.append(points)
+        parts.append((found, verdict.broken, sizes, verdict.labels, meter.queries, meter.forwards, meter.backwards))
+    found, broken, sizes, labels, *counts = (torch.cat(column) for column in zip(*parts, strict=True))
+    names = () if threat.chart is None else threat.chart.names
+    parameters = threat.chart.values(torch.cat(drawn)) if threat.chart is not None and names else None
+    return AttackResult(found, broken, sizes, labels, *counts[:3], parameters=parameters, parameter_names=names)
+
+
+def _one_of(threat: str | ThreatModel | None, region: Region | None) -> ThreatModel:
+    """The threat; for a region in its place one that only says that any wrong label counts."""
+    if (threat is None) == (region is None):
+        raise ThreatError(
+            "an attack needs a threat, such as 'linf:8/255', or a region in its place, got "
+            f"{'neither' if threat is None else 'both'}; a goal besides a region is given with goal="
+        )
+    return ThreatModel(Norm.LINF) if threat is None else ThreatModel.parse(threat)
+
+
+def _masked(region: Region, threat: ThreatModel, mask: Any, x: Batch) -> Region:
+    """The region with the mask, which only a ball of the input's own values can have."""
+    if mask is None:
+        return region
+    if not isinstance(region, Ball) or (threat.chart is not None and threat.chart.names):
+        what = type(region).__name__ if threat.chart is None else str(threat)
+        raise ThreatError(f"a mask is for balls of a norm, got one with {what}; leave it out")
+    return replace(region, mask=_checked_mask(mask, x))
 
 
 def _check_target(threat: ThreatModel, victim: Victim) -> None:
@@ -228,12 +274,12 @@ def friendly(kind: type[Attack]) -> Callable[..., AttackResult]:
     name = kind.__module__.rsplit(".", 1)[-1]
     run_signature = inspect.signature(run_attack)
 
-    def attack(model: Any, x: Any, y: Any, threat: str | ThreatModel, **options: Any) -> AttackResult:
+    def attack(model: Any, x: Any, y: Any, threat: str | ThreatModel | None = None, **options: Any) -> AttackResult:
         own = {key: plain_scalar(value) for key, value in options.items() if key in settings}
         rest = {key: value for key, value in options.items() if key not in settings}
         for key in rest:
             if key not in run_signature.parameters or key in {"attack", "model", "x", "y", "threat"}:
-                known = ", ".join(sorted(settings | {"seed", "goal", "mask", "ids", "budget", "batch_size"}))
+                known = ", ".join(sorted(settings | {"region", "seed", "goal", "mask", "ids", "budget", "batch_size"}))
                 raise SettingError(f"{name} has no setting {key!r}; it takes {known}")
         return run_attack(kind(**own), model, x, y, threat, **rest)
 

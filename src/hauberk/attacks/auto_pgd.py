@@ -16,6 +16,7 @@ without a starting point; a last forward judges the last point, and no gradient 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,12 +24,11 @@ import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, flat, like, wide
+from hauberk._shapes import Batch, flat, like
 from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
-from hauberk.blocks import Frontier, Loss, improves, loss_named
-from hauberk.errors import SettingError
-from hauberk.threat import Access, Ball, Differentiable, Goal, Norm, Region, Rival, Untargeted
+from hauberk.blocks import AdaptiveClimb, Frontier, Loss, checkpoints, likeliest_rivals, loss_named
+from hauberk.threat import Access, Ball, Differentiable, Goal, Norm, Region
 
 __all__ = ["AutoPGD", "auto_pgd"]
 
@@ -78,31 +78,20 @@ class AutoPGD:
                     self._climb(frontier, loss, wanted, streams)
         return frontier.best
 
-    def _goals(self, frontier: Frontier, goal: Goal) -> "list[Goal]":
+    def _goals(self, frontier: Frontier, goal: Goal) -> Sequence[Goal]:
         if not self.targets:
             return [goal]
-        if not isinstance(goal, Untargeted):
-            raise SettingError(
-                f"auto_pgd with targets={self.targets} chooses the targets itself and needs an untargeted goal, "
-                f"got {type(goal).__name__}; use targets=0"
-            )
-        if not len(frontier):
-            return []
-        rows = frontier.rows
-        logits = frontier.victim.logits(frontier.x, rows)
-        order = logits.scatter(1, goal.classes[rows, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
-        ranked = goal.classes[:, None].repeat(1, logits.shape[1] - 1)
-        ranked[rows] = order[:, :-1]
-        return [Rival(ranked[:, k], goal.classes) for k in range(min(self.targets, ranked.shape[1]))]
+        asker = f"auto_pgd with targets={self.targets}"
+        return likeliest_rivals(frontier, goal, self.targets, asker=asker, instead="targets=0")
 
     def _climb(self, frontier: Frontier, loss: Loss, wanted: Goal, streams: Streams) -> None:
         ball = frontier.region
         assert isinstance(ball, Ball)
         z = frontier.region.project(frontier.x + _edge(ball, frontier, streams), frontier.x)
         values, gradient = frontier.climb(z, loss, towards=wanted.take(frontier.rows))
-        state = _State(z, values, gradient, eta=2 * _per_example(ball.radius, z))
+        state = AdaptiveClimb(z, values, gradient, eta=2 * _per_example(ball.radius, z))
         state.compact(frontier)
-        checkpoints = _checkpoints(self.steps)
+        marks = checkpoints(self.steps)
         for step in range(self.steps):
             if not len(frontier):
                 return
@@ -116,8 +105,8 @@ class AutoPGD:
                 return
             state.move(v, *frontier.climb(v, loss, towards=wanted.take(frontier.rows)))
             state.compact(frontier)
-            if step + 1 in checkpoints:
-                state.check(self.rho, checkpoints[step + 1])
+            if step + 1 in marks:
+                state.check(self.rho, marks[step + 1])
 
     def _climb_l1(self, frontier: Frontier, loss: Loss, wanted: Goal, streams: Streams) -> None:
         wider = int(0.3 * self.steps)  # steps in each of the two larger balls
@@ -140,7 +129,7 @@ class AutoPGD:
         z = ball().project(z, frontier.x)
         values, gradient = frontier.climb(z, loss, towards=wanted.take(frontier.rows), allowed=factor == 1)
         radius = _per_example(ball().radius, z)
-        state = _State(z, values, gradient, eta=radius.clone())
+        state = AdaptiveClimb(z, values, gradient, eta=radius.clone())
         count = Norm.L0.size(z - frontier.x)
         state.extra = [  # share of the gradient's entries in a step; changed values at the last check; radius
             torch.full_like(radius, 0.2) if fresh else count / features / 1.5,
@@ -170,59 +159,6 @@ class AutoPGD:
                 state.back_to_best(settle)
                 state.extra = [sparse / features / 1.5, sparse, radius]
         return state.best
-
-
-class _State:
-    """Per-example state of a climb, dropped row by row with the frontier."""
-
-    def __init__(self, z: Batch, values: Tensor, gradient: Batch, eta: Tensor) -> None:
-        self.z, self.before, self.gradient, self.eta = z, z, gradient, eta
-        self.best, self.best_gradient, self.best_value = z, gradient, values
-        self.value = values
-        self.rises = torch.zeros_like(values)
-        self.value_at_check = values
-        self.halved = torch.ones_like(values, dtype=torch.bool)
-        self.extra: list[Tensor] = []
-
-    def move(self, z: Batch, values: Tensor, gradient: Batch) -> None:
-        self.before, self.z, self.gradient = self.z, z, gradient
-        self.rises = self.rises + (values > self.value)
-        self.value = values
-        better = improves(values, self.best_value)
-        self.best = torch.where(wide(better, z), z, self.best)
-        self.best_gradient = torch.where(wide(better, z), gradient, self.best_gradient)
-        self.best_value = torch.where(better, values, self.best_value)
-
-    def check(self, rho: float, window: int) -> None:
-        stuck = ~self.halved & (self.value_at_check >= self.best_value)
-        halve = (self.rises <= rho * window) | stuck
-        self.eta = torch.where(halve, self.eta / 2, self.eta)
-        self.halved, self.value_at_check, self.rises = halve, self.best_value, torch.zeros_like(self.rises)
-        self.back_to_best(halve)
-
-    def back_to_best(self, which: Tensor) -> None:
-        self.z = torch.where(wide(which, self.z), self.best, self.z)
-        self.gradient = torch.where(wide(which, self.z), self.best_gradient, self.gradient)
-
-    def compact(self, frontier: Frontier) -> None:
-        fields = [self.z, self.before, self.gradient, self.eta, self.best, self.best_gradient, self.best_value]
-        fields += [self.value, self.rises, self.value_at_check, self.halved, *self.extra]
-        kept = frontier.compact(*fields)
-        self.z, self.before, self.gradient, self.eta, self.best, self.best_gradient, self.best_value = kept[:7]
-        self.value, self.rises, self.value_at_check, self.halved = kept[7:11]
-        self.extra = list(kept[11:])
-
-
-def _checkpoints(steps: int) -> dict[int, int]:
-    """Step -> length of the window that ends there: 22 % of the steps, each 3 % shorter than the last, at least 6 %."""
-    window, least, less = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
-    marks: dict[int, int] = {}
-    at = window
-    while at <= steps:
-        marks[at] = window
-        window = max(window - less, least)
-        at += window
-    return marks
 
 
 def _edge(ball: Ball, frontier: Frontier, streams: Streams) -> Batch:

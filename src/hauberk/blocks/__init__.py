@@ -5,8 +5,10 @@ from hauberk.blocks.adaptive import AdaptiveClimb, checkpoints
 from hauberk.blocks.ascent import ascend
 from hauberk.blocks.canvas import Canvas
 from hauberk.blocks.closest import Closest
+from hauberk.blocks.frank_wolfe import Slope, frank_wolfe_gap
 from hauberk.blocks.frontier import Frontier, improves
 from hauberk.blocks.losses import LOSSES, Loss, loss_named
+from hauberk.blocks.patience import Patience
 from hauberk.blocks.schedules import SCHEDULES, Schedule, schedule_named
 from hauberk.blocks.starts import STARTS, Start, best_start, start_named
 from hauberk.blocks.targets import TARGETS, aimed, likeliest_rivals, pick_named
@@ -21,12 +23,15 @@ __all__ = [
     "Closest",
     "Frontier",
     "Loss",
+    "Patience",
     "Schedule",
+    "Slope",
     "Start",
     "aimed",
     "ascend",
     "best_start",
     "checkpoints",
+    "frank_wolfe_gap",
     "improves",
     "likeliest_rivals",
     "loss_named",

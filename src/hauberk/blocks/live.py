@@ -25,6 +25,7 @@ class Live(Generic[Space]):
     x: Batch
     goal: Goal
     region: Space
+    _repeats = False  # whether an example may have more than one row
 
     def __init__(self, victim: Any, x: Batch, goal: Goal, region: Space) -> None:
         self.victim = victim
@@ -45,9 +46,9 @@ class Live(Generic[Space]):
         return tuple(tensor[keep] for tensor in tensors)
 
     def _set(self, rows: Tensor) -> None:
-        """Work on these rows of the batch."""
+        """Work on these rows of the batch; in ascending order where there are as many as examples."""
         x, goal, region = self._all
-        whole = len(rows) == len(x)
+        whole = len(rows) == len(x) and not self._repeats
         self.rows, self._keep = rows, None
         self.x = x if whole else x[rows]
         self.goal = goal if whole else goal.take(rows)

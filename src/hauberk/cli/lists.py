@@ -12,6 +12,7 @@ from hauberk.errors import HauberkError, UnknownNameError
 from hauberk.evaluate import SUITES
 from hauberk.report.words import percent
 from hauberk.threat import Access, Norm
+from hauberk.threat.charts import CHARTS, EXAMPLES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,15 +23,18 @@ __all__ = ["show"]
 def show(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="WHAT", show_default=False, help="models, data, attacks or suites; all if left out."),
+        typer.Argument(
+            metavar="WHAT", show_default=False, help="models, data, threats, attacks or suites; all if left out."
+        ),
     ] = None,
 ) -> None:
-    """The models, data sets, attacks and suites that come with hauberk."""
+    """The models, data sets, threats, attacks and suites that come with hauberk."""
     from rich.console import Console
 
     tables: dict[str, tuple[Callable[[], Table], ...]] = {
         "models": (_models, _own_models),
         "data": (_data,),
+        "threats": (_threats,),
         "attacks": (_attacks,),
         "suites": (_suites,),
     }
@@ -99,6 +103,25 @@ def _data() -> "Table":
         ("FILE.parquet", "a column of pictures, as Hugging Face stores them, or of numbers, and one of labels"),
         ("FOLDER", "one subfolder of pictures per class"),
         ("py:module:object", "a pair (x, y), a mapping, a map-style data set, or what returns one"),
+    ):
+        _row(table, spelling, meaning)
+    return table
+
+
+def _threats() -> "Table":
+    table = _table("Threats", "THREAT", "what the attacker may do")
+    for spelling, meaning in (
+        (
+            "linf:8/255",
+            "change every value by at most 8/255; also l2, l1 and l0; several radii make a curve, none seeks the smallest",
+        ),
+        ("linf:0.3@scale=0.7@shift=0.1", "the same, after multiplying every value by 0.7 and adding 0.1"),
+        *((EXAMPLES[name], f"{name} within limits of {', '.join(kind.widest)}") for name, kind in CHARTS.items()),
+        *(
+            (f"{name}:{most:g}", f"{name} alone, here at its widest")
+            for kind in CHARTS.values()
+            for name, most in kind.widest.items()
+        ),
     ):
         _row(table, spelling, meaning)
     return table

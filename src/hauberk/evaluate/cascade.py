@@ -14,12 +14,12 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Labels, flat
-from hauberk.attacks import name_of
 from hauberk.blocks.judge import judge
 from hauberk.data import Chunk
 from hauberk.evaluate.suites import Suite
+from hauberk.evaluate.through import label_of
 from hauberk.threat import Access, Ball, Goal, Norm, Targeted, ThreatModel, goal_from
-from hauberk.victims import Meter, Victim
+from hauberk.victims import Meter, Victim, Votes, posed, shown
 
 __all__ = ["ChunkEvidence", "Clean", "Known", "Tally", "look_clean", "run_chunk"]
 
@@ -78,11 +78,15 @@ class ChunkEvidence:
     classes: dict[int, list[int]] = field(default_factory=dict)
     charged: dict[str, int] = field(default_factory=dict)
     broken_before: int = 0
+    clean: Clean | None = None
+    found: "_Found | None" = None
 
 
 def look_clean(meter: Meter, x: Tensor, y: Labels) -> Clean:
     """Classify the clean examples: one query each."""
     rows = torch.arange(len(x), device=x.device)
+    if meter.judge_samples:
+        return _voted(meter.votes(x, rows), x, y)
     if meter.access < Access.SCORES:
         predicted = meter.labels(x, rows)
         return Clean(predicted, torch.full((len(x),), torch.nan, device=x.device), predicted == y, None)
@@ -90,6 +94,15 @@ def look_clean(meter: Meter, x: Tensor, y: Labels) -> Clean:
     sane = logits.isfinite().all(dim=1)
     predicted = torch.where(sane, logits.argmax(dim=1), -1)
     return Clean(predicted, logits.softmax(dim=1).amax(dim=1), predicted == y, logits)
+
+
+def _voted(votes: Votes, x: Tensor, y: Labels) -> Clean:
+    """The majority of a randomised victim's answers."""
+    predicted = votes.winner
+    if votes.logits is None:
+        return Clean(predicted, torch.full((len(x),), torch.nan, device=x.device), predicted == y, None)
+    confidence = votes.logits.softmax(dim=2).mean(dim=0).gather(1, predicted.clamp_min(0)[:, None]).squeeze(1)
+    return Clean(predicted, confidence, predicted == y, votes.logits.mean(dim=0))
 
 
 def run_chunk(
@@ -101,6 +114,7 @@ def run_chunk(
     seed: int,
     access: Access,
     known: Mapping[int, Known] | None = None,
+    earlier: ChunkEvidence | None = None,
     advance: Callable[[str, int], None] | None = None,
 ) -> ChunkEvidence:
     """Evaluate one chunk.
@@ -109,13 +123,16 @@ def run_chunk(
         chunk: examples inside the victim's bounds, on its device.
         access: the most that may be asked.
         known: for example ids, points that count at the largest radius where the suite leaves the example standing.
+        earlier: what other attacks left of the same chunk under the same threat. What they broke stays broken; where this victim
+            votes, only what the vote confirms.
         advance: called with the stage's name and the number of survivors whenever a stage ends.
     """
     x, y = chunk.x, chunk.y
     n, device = len(x), x.device
     everyone = torch.arange(n, device=device)
     total = Meter(victim, n, access=access)
-    clean = look_clean(total, x, y)
+    known_clean = earlier.clean if earlier is not None and not total.judge_samples else None
+    clean = look_clean(total, x, y) if known_clean is None else known_clean
     goal = goal_from(threat.goal, y, clean.logits)
     goal_met = _met(goal, y)
     open_ = clean.correct & ~goal_met
@@ -127,18 +144,24 @@ def run_chunk(
     before = torch.zeros(3, n, dtype=torch.int64, device=device)
     for radius in threat.radii:
         region = threat.ball(victim.bounds, radius)
+        if earlier is not None and earlier.found is not None:
+            _carry_over(earlier.found, total, goal, open_, found, radius)
         for stage, attack in enumerate(suite.attacks):
-            tally = Tally(name_of(attack), radius)
+            tally = Tally(label_of(attack), radius)
             tallies.append(tally)
             live = everyone[open_]
             if not len(live):
                 continue
             began = time.perf_counter()
             meter = Meter(victim, len(live), access=access)
-            streams = Streams(seed, chunk.ids.to(device)[live], f"{stage}:{name_of(attack)}@{radius!r}")
+            streams = Streams(seed, chunk.ids.to(device)[live], f"{stage}:{label_of(attack)}@{radius!r}")
             wanted, space = goal.take(live), region.take(live)
-            points = attack(meter, x[live], wanted, space, streams=streams)
-            verdict = judge(meter, points, x[live], wanted, space, torch.arange(len(live), device=device))
+            asked, start = posed(threat.chart, meter, x[live])
+            points = attack(asked, start, wanted, space, streams=streams)
+            asked, start = posed(threat.chart, meter, x[live])  # an attack may have written into its own
+            verdict = judge(asked, points, start, wanted, space, torch.arange(len(live), device=device))
+            parameters = threat.chart.values(points) if threat.chart is not None and threat.chart.names else None
+            points = shown(threat.chart, points, x[live], victim.bounds)
             total.forwards[live] += meter.forwards
             total.backwards[live] += meter.backwards
             total.queries[live] += meter.queries
@@ -146,6 +169,8 @@ def run_chunk(
             found.keep(
                 live[broken], points[broken], verdict.labels[broken], verdict.confidence[broken], radius, tally.name
             )
+            if parameters is not None:
+                found.draw(live[broken], parameters[broken])
             open_[live[broken]] = False
             tally.attempted += len(live)
             tally.broken += int(broken.sum())
@@ -181,7 +206,9 @@ def run_chunk(
         "backwards": int(total.backwards.sum()),
         "queries": int(total.queries.sum()),
     }
-    return ChunkEvidence(columns, found.tensors(chunk.ids), tallies, statuses, classes, charged, broken_before)
+    return ChunkEvidence(
+        columns, found.tensors(chunk.ids), tallies, statuses, classes, charged, broken_before, clean, found
+    )
 
 
 class _Found:
@@ -194,6 +221,13 @@ class _Found:
         self.radius = torch.full((len(x),), torch.nan, dtype=torch.float64)
         self.method_index = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
         self.methods: list[str] = []
+        self.parameters: Tensor | None = None
+
+    def draw(self, rows: Tensor, parameters: Tensor) -> None:
+        """Remember which parameters drew the points of these rows."""
+        if self.parameters is None:
+            self.parameters = parameters.new_zeros(len(self.x), parameters.shape[1])
+        self.parameters[rows] = parameters
 
     def keep(
         self, rows: Tensor, points: Tensor, labels: Tensor, confidence: Tensor, radius: float, method: str
@@ -205,14 +239,40 @@ class _Found:
         self.method_index[rows] = self.methods.index(method)
 
     def tensors(self, ids: Tensor) -> dict[str, Tensor]:
-        """For the broken examples: `example`, `radius` they were first broken at, `adversarials`, `originals`."""
+        """For the broken examples: `example`, `radius` they were first broken at, `adversarials`, `originals`; under a threat of a
+        few parameters also the `parameters` of each adversarial, in their own units."""
         broken = self.method_index >= 0
         return {
             "example": ids[broken.to(ids.device)],
             "radius": self.radius[broken.cpu()],
             "adversarials": self.points[broken],
             "originals": self.x[broken],
-        }
+        } | ({} if self.parameters is None else {"parameters": self.parameters[broken]})
+
+
+def _carry_over(earlier: _Found, meter: Meter, goal: Goal, open_: Tensor, found: _Found, radius: float) -> None:
+    """Keep what was broken within this radius before; a victim that votes is asked whether it is."""
+    within = (earlier.method_index >= 0) & (earlier.radius <= radius).to(open_.device)
+    rows = (open_ & within).nonzero()[:, 0]
+    if not len(rows):
+        return
+    labels, confidence = earlier.labels[rows], earlier.confidence[rows]
+    if meter.judge_samples:
+        votes, wanted = meter.votes(earlier.points[rows], rows), goal.take(rows)
+        confirmed = votes.broken(wanted)
+        rows, labels = rows[confirmed], votes.winner[confirmed]
+        if votes.logits is not None:
+            mean = votes.logits.softmax(dim=2).mean(dim=0)[confirmed]
+            confidence = mean.gather(1, labels.clamp_min(0)[:, None]).squeeze(1)
+        else:
+            confidence = confidence[confirmed]
+    for place, row in enumerate(rows.tolist()):
+        one = slice(place, place + 1)
+        method = earlier.methods[int(earlier.method_index[row])]
+        found.keep(rows[one], earlier.points[row][None], labels[one], confidence[one], radius, method)
+    if earlier.parameters is not None and len(rows):
+        found.draw(rows, earlier.parameters[rows])
+    open_[rows] = False
 
 
 def _adopt(

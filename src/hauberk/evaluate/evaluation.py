@@ -13,8 +13,9 @@ from hauberk import evidence
 from hauberk.attacks import Attack, name_of, settings_of
 from hauberk.data import Chunk, Source
 from hauberk.data import load as load_data
-from hauberk.errors import DataError, SettingError, ThreatError
-from hauberk.evaluate.audit import POOL, AuditEvidence, audit_victim
+from hauberk.errors import DataError, SettingError, ThreatError, UnknownNameError
+from hauberk.evaluate.adapt import Adaptation, merged, planned, steps_for
+from hauberk.evaluate.audit import POOL, STEPS, AuditEvidence, audit_victim
 from hauberk.evaluate.cascade import run_chunk
 from hauberk.evaluate.progress import progress_bar
 from hauberk.evaluate.result import build_result
@@ -71,6 +72,7 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     batch_size: int = 128,
     audit: bool = True,
+    adapt: bool | Sequence[str] = False,
     keep_adversarials: bool = True,
     progress: bool = False,
     command: str | None = None,
@@ -88,6 +90,9 @@ def evaluate(
         out: the run folder; after a kill at any instant the same call finishes the run. In memory where None.
         batch_size: examples that are worked on together, and kept together in the evidence.
         audit: run the checks on the first examples that say whether the attacks can be trusted.
+        adapt: apply the steps that the audit's findings ask for, such as averaging over a model's randomness, and evaluate what the
+            suite left once more; a sequence of steps (see `hauberk.evaluate.audit.STEPS`) is applied besides. The result then holds
+            the first verdict and the adapted one, which is the headline.
         keep_adversarials: keep the broken examples' inputs beside their rows.
         progress: show a progress bar on stderr.
         command: what the user typed, for the report.
@@ -98,10 +103,11 @@ def evaluate(
 
     Cost: see the suite; counted in `result["cost"]`, with the clean pass, the judge and the audit.
     """
+    wanted = _wanted(adapt, audit)
     threat = ThreatModel.parse(threat)
     if threat.smallest:
         raise ThreatError(
-            f"an evaluation needs a radius, got {threat}; write for example {threat.norm}:{_EXAMPLE[threat.norm.value]}"
+            f"an evaluation needs a radius, got {threat}; write for example {_example(threat)}"
         )
     if batch_size < 1:
         raise SettingError(f"a batch holds at least one example, got batch_size={batch_size}")
@@ -123,7 +129,8 @@ def evaluate(
         n=len(source),
         batch_size=batch_size,
         dtype=str(victim.dtype).removeprefix("torch."),
-        options={"audit": audit, "keep_adversarials": keep_adversarials},
+        options={"audit": audit, "keep_adversarials": keep_adversarials}
+        | ({} if wanted is None else {"adapt": list(wanted)}),
         provenance=evidence.provenance(),
     )
     started = _now()
@@ -133,11 +140,20 @@ def evaluate(
                 if index in run.done:
                     advance(min(batch_size, len(source) - begin), "resumed")
             found: AuditEvidence | None = None
+            adaptation: Adaptation | None = None
             for index, chunk in _missing(source, batch_size, run.done):
                 if audit and found is None and index * batch_size < POOL:
                     advance(0, "audit")
                     found = _audit(victim, source, threat, seed, access)
-                ledger, rows, tensors = _work(victim, chunk, threat, chosen, seed, access, found, index == 0, advance)
+                if wanted is not None and adaptation is None:
+                    # what the first chunk was adapted to holds for all: a randomised model may audit otherwise the next time
+                    steps = run.ledgers()[0]["adapted"]["steps"] if 0 in run.done else None
+                    if steps is None:
+                        steps = steps_for(() if found is None else found.findings, threat.access, wanted)
+                    adaptation = planned(victim, threat, steps, seed)
+                ledger, rows, tensors = _work(
+                    victim, chunk, threat, chosen, seed, access, found, index == 0, adaptation, advance
+                )
                 if not keep_adversarials:
                     tensors = {name: tensor[:0] for name, tensor in tensors.items()}
                 run.write_chunk(index, rows, tensors, ledger)
@@ -151,7 +167,29 @@ def evaluate(
         return Evaluation(run.finished())
 
 
+def _wanted(adapt: bool | Sequence[str], audit: bool) -> tuple[str, ...] | None:
+    """The steps asked for besides those of the findings; None where nothing is to be adapted."""
+    if adapt is False:
+        return None
+    if isinstance(adapt, str):
+        raise SettingError(f"adapt is True, False or a sequence of steps, got {adapt!r}; write ({adapt!r},)")
+    steps = () if adapt is True else tuple(adapt)
+    for step in steps:
+        if step not in STEPS:
+            raise UnknownNameError.of("step of adapt", str(step), STEPS)
+    if not audit and not steps:
+        raise SettingError("adapt=True applies what the audit finds, and audit=False leaves it out; leave audit on")
+    return steps
+
+
 _EXAMPLE = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "24"}
+
+
+def _example(threat: ThreatModel) -> str:
+    """The threat with a radius."""
+    if threat.chart is not None and threat.chart.names:
+        return str(threat.at(threat.chart.box((0.0, 1.0))[1]))
+    return f"{threat.norm}:{_EXAMPLE[threat.norm.value]}"
 
 
 def _look(victim: Victim, source: Source, threat: ThreatModel) -> None:
@@ -161,7 +199,7 @@ def _look(victim: Victim, source: Source, threat: ThreatModel) -> None:
         raise DataError(f"expected at least one example in {source.name}, got none")
     x, y = check_inputs(victim, first.x, first.y, ids=first.ids)
     victim.probe(x[:8])
-    threat.ball(victim.bounds).check(x)
+    threat.check(x, victim.bounds)
     if threat.goal != "untargeted":  # a class that does not exist, or a goal that labels alone cannot show
         one = torch.arange(1, device=x.device)
         if min(threat.access, victim.access) < Access.SCORES:
@@ -200,12 +238,13 @@ def _work(
     access: Access,
     found: AuditEvidence | None,
     first: bool,
+    adaptation: Adaptation | None,
     advance: Callable[[int, str], None],
 ) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Evaluate one chunk: its ledger, rows and tensors. The first carries what the audit found and cost."""
     began = time.perf_counter()
     x, y = check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids)
-    threat.ball(victim.bounds).check(x)
+    threat.check(x, victim.bounds)
     ready = Chunk(chunk.ids, x, y)
     made = run_chunk(
         victim,
@@ -214,7 +253,7 @@ def _work(
         suite,
         seed=seed,
         access=access,
-        known=None if found is None else found.broken,
+        known=None if found is None or threat.chart is not None else found.broken,  # they lie in a ball around x
         advance=lambda name, left: advance(0, f"{name}: {left} left"),
     )
     ledger: dict[str, Any] = {
@@ -225,8 +264,21 @@ def _work(
         "charged": made.charged,
         "broken_before": made.broken_before,
         "audit": found.to_json() if found is not None and first else None,
-        "seconds": time.perf_counter() - began + (found.seconds if found is not None and first else 0.0),
     }
+    if adaptation is not None:
+        judge = adaptation.judge
+        again = run_chunk(
+            judge,
+            ready,
+            threat,
+            adaptation.suite,
+            seed=seed,
+            access=min(threat.access, judge.access),
+            earlier=made,
+            advance=lambda name, left: advance(0, f"{name}: {left} left"),
+        )
+        ledger, made = merged(ledger, made, again, adaptation)
+    ledger["seconds"] = time.perf_counter() - began + (found.seconds if found is not None and first else 0.0)
     return ledger, rows_table(made.columns), made.tensors
 
 

@@ -10,8 +10,7 @@ import torch
 
 from hauberk.attacks import name_of, settings_of
 from hauberk.data import Source
-from hauberk.evaluate.audit import Finding
-from hauberk.evaluate.audit_run import audit_cascade, audit_setting
+from hauberk.evaluate.audit import STEPS, Finding, audit_cascade, audit_setting, in_order
 from hauberk.evaluate.cascade import Tally
 from hauberk.evaluate.statement import threat_statement
 from hauberk.evaluate.statistics import clopper_pearson
@@ -47,8 +46,6 @@ def build_result(
     audit, checks = _audit(ledgers)
     audit += audit_cascade(tallies, right)
     audit += audit_setting(threat, victim.bounds, access, victim.classes, seen, n, right)
-    order = {"error": 0, "warning": 1, "info": 2}
-    audit.sort(key=lambda finding: order[finding.severity])
     return {
         "schema": RESULT_SCHEMA,
         "hauberk": version("hauberk"),
@@ -78,12 +75,15 @@ def build_result(
             | {key: count for key, count in _over_radii(stage).items() if key != "refused"}
             for attack, stage in zip(suite.attacks, zip(*tallies, strict=True), strict=True)
         ]
-        + [_audit_entry(ledger["audit"], ledgers) for ledger in ledgers if ledger["audit"] is not None],
+        + [_audit_entry(ledger["audit"], ledgers) for ledger in ledgers if ledger["audit"] is not None]
+        + _adapted_entries(ledgers, threat.radii),
         "cost": _cost(ledgers, n),
         "radii": radii,
         "per_class": _per_class(ledgers, source.class_names),
-        "audit": [{"id": f.id, "severity": f.severity, "evidence": f.evidence, "next": f.next} for f in audit],
+        "audit": [finding.to_json() for finding in in_order(audit)],
         "audit_checks": checks,
+        "audit_indicators": _indicators(ledgers),
+        "adaptation": _adaptation(ledgers, n, threat.radii),
         "rows": "rows.parquet",
         "environment": {
             "python": platform.python_version(),
@@ -98,6 +98,50 @@ def build_result(
             "finished": finished,
         },
     }
+
+
+def _indicators(ledgers: Sequence[Ledger]) -> list[dict[str, Any]]:
+    """The indicators of attack failure, from the ledger that holds them."""
+    audits = [ledger["audit"] for ledger in ledgers if ledger["audit"] is not None]
+    return [indicator for audit in audits for indicator in audit.get("indicators", [])]
+
+
+def _adaptation(ledgers: Sequence[Ledger], n: int, radii: Sequence[float]) -> dict[str, Any] | None:
+    """Which steps were taken, and the verdict without them; None where none were asked for."""
+    parts = [ledger["adapted"] for ledger in ledgers if ledger.get("adapted") is not None]
+    if not parts:
+        return None
+    first = [_radius(parts, index, n) for index in range(len(radii))]
+    right = n - first[-1]["misclassified"]
+    return {
+        "steps": [
+            {"step": step, "findings": list(findings), "what": STEPS[step]}
+            for step, findings in parts[0]["steps"].items()
+        ],
+        "first": {
+            "clean_accuracy": clopper_pearson(right, n).to_json(),
+            "robust_accuracy": first[-1]["robust_accuracy"],
+            "radii": first,
+        },
+    }
+
+
+def _adapted_entries(ledgers: Sequence[Ledger], radii: Sequence[float]) -> list[dict[str, Any]]:
+    """What the adapted attacks did, each over all chunks and radii."""
+    parts = [ledger["adapted"] for ledger in ledgers if ledger.get("adapted") is not None]
+    if not parts:
+        return []
+    stages = parts[0]["stages"]
+    totals = [[Tally(stage["name"], radius) for stage in stages] for radius in radii]
+    for part in parts:
+        for total, tally in zip(chain.from_iterable(totals), part["attacks"], strict=True):
+            for key in _COUNTS:
+                setattr(total, key, getattr(total, key) + tally[key])
+    return [
+        {"name": stage["name"], "settings": stage["settings"]}
+        | {key: count for key, count in _over_radii(tallies).items() if key != "refused"}
+        for stage, tallies in zip(stages, zip(*totals, strict=True), strict=True)
+    ]
 
 
 def _radius(ledgers: Sequence[Ledger], index: int, n: int) -> dict[str, Any]:
@@ -173,6 +217,6 @@ def _audit(ledgers: Sequence[Ledger]) -> tuple[list[Finding], list[str]]:
     checks: list[str] = []
     for ledger in ledgers:
         if ledger["audit"] is not None:
-            findings += [Finding(**finding) for finding in ledger["audit"]["findings"]]
+            findings += [Finding.from_json(finding) for finding in ledger["audit"]["findings"]]
             checks += ledger["audit"]["checks"]
     return findings, checks

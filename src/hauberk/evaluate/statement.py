@@ -22,9 +22,13 @@ def threat_statement(threat: ThreatModel, bounds: tuple[float, float], access: A
     low, high = bounds
     radii = [f"{radius:g}" for radius in threat.radii]
     radius = radii[-1] if len(radii) == 1 else f"{', '.join(radii[:-1])} or {radii[-1]}"
+    change = _CHANGE[threat.norm].format(radius=radius)
+    if threat.chart is not None:
+        words = [threat.chart.describe(each) for each in threat.radii]
+        change = f"{words[-1]} {change}" if not threat.chart.names else ", or ".join(words)
     grid = f" Changed values lie on a grid of {threat.grid} steps, so that they survive saving." if threat.grid else ""
     return (
-        f"The attacker may {_CHANGE[threat.norm].format(radius=radius)}, where inputs lie in [{low:g}, {high:g}], "
+        f"The attacker may {change}, where inputs lie in [{low:g}, {high:g}], "
         f"and {_ACCESS[access]}. {_wanted(threat.goal)}{grid}"
     )
 

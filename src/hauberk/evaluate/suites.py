@@ -1,15 +1,18 @@
 """Suites: which attacks an evaluation runs, cheap ones first; each sees only what those before it left standing.
 
-A suite stops on an example only because it is broken (later: or proven), never because it is hard: every attack spends its
-whole schedule on every survivor.
+A suite stops on an example because it is broken (later: or proven). `quick` and `standard` also spend less on the examples that
+stay far from broken: `HoppingPGD` gives each a floor of climbs and many more where much of the clean margin is gone; the others
+spend their whole schedule on every survivor. `autoattack` and `exhaustive` never stop early on an example that stands.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
-from hauberk.attacks import FGSM, PGD, Attack, AutoPGD, HoppingPGD, Noise, Square, name_of
+from hauberk.attacks import FAB, FGSM, FMN, PGD, Attack, AutoPGD, HoppingPGD, Noise, SigmaZero, Square, name_of
 from hauberk.attacks import __all__ as ATTACKS
 from hauberk.errors import AccessError, SettingError, ThreatError, UnknownNameError
+from hauberk.evaluate.suites_charts import chart_suite
 from hauberk.threat import Access, Norm, ThreatModel
 
 __all__ = ["SUITES", "Suite", "suite_for"]
@@ -38,20 +41,20 @@ class Suite:
         return Suite(f"{self.name}[:{stages}]", self.attacks[:stages], self.purpose)
 
 
-_QUICK_STEPS = PGD(steps=10, loss="margin", start="clean", schedule="linear")
+_FIRST_LOOK = PGD(steps=10, loss="margin", start="clean", schedule="linear")
 
 
 def _quick(norm: Norm) -> tuple[Attack, ...]:
     if norm is Norm.L0:
-        return FGSM(loss="margin"), PGD(steps=20, loss="margin", schedule="linear"), Noise(tries=20)
+        return (
+            FGSM(loss="margin"),
+            PGD(steps=20, loss="margin", schedule="linear"),
+            SigmaZero(steps=100),
+            Noise(tries=20),
+        )
     if norm is Norm.L1:
         return FGSM(loss="margin"), AutoPGD(steps=20, loss="margin"), AutoPGD(steps=20, loss="dlr", targets=2)
-    return (
-        FGSM(loss="margin"),
-        _QUICK_STEPS,
-        AutoPGD(steps=10, loss="margin", targets=3),
-        HoppingPGD(restarts=2),
-    )
+    return FGSM(loss="margin"), _FIRST_LOOK, HoppingPGD(restarts=4)
 
 
 def _standard(norm: Norm) -> tuple[Attack, ...]:
@@ -59,7 +62,8 @@ def _standard(norm: Norm) -> tuple[Attack, ...]:
         return (
             FGSM(loss="margin"),
             PGD(steps=40, loss="margin", start="clean", schedule="linear"),
-            PGD(steps=40, loss="margin", schedule="linear", restarts=10),
+            SigmaZero(steps=500),
+            PGD(steps=40, loss="margin", schedule="linear", restarts=5),
             Noise(tries=100),
         )
     if norm is Norm.L1:
@@ -69,15 +73,44 @@ def _standard(norm: Norm) -> tuple[Attack, ...]:
             AutoPGD(steps=50, loss="ce", restarts=3),
             Noise(tries=100),
         )
-    return (
-        _QUICK_STEPS,
-        AutoPGD(steps=10, loss="margin", targets=9),
-        HoppingPGD(restarts=13),
-        Square(steps=100),
-    )
+    return _FIRST_LOOK, AutoPGD(steps=20), HoppingPGD(), Square(steps=100)
 
 
-def _scores(thorough: bool) -> Callable[[Norm], tuple[Attack, ...]]:
+def _autoattack(norm: Norm) -> tuple[Attack, ...]:
+    if norm is Norm.L0:
+        raise ThreatError(
+            "the suite autoattack is defined in linf, l2 and l1, got l0; use the suite standard or exhaustive"
+        )
+    few = norm is Norm.L1
+    gradients = AutoPGD(restarts=5 if few else 1), AutoPGD(loss="dlr", targets=5 if few else 9), FAB(targets=9)
+    return (*gradients, Square(steps=5000)) if norm in Square.norms else gradients
+
+
+def _autoattack_scores(norm: Norm) -> tuple[Attack, ...]:
+    if norm not in Square.norms:
+        raise ThreatError(
+            f"the suite autoattack has one attack that needs no gradients, for linf and l2, got {norm}; use the suite standard"
+        )
+    return (Square(steps=5000),)
+
+
+def _autoattack_labels(norm: Norm) -> tuple[Attack, ...]:
+    raise AccessError("the suite autoattack needs scores at least, got labels only; use the suite standard")
+
+
+def _exhaustive(norm: Norm) -> tuple[Attack, ...]:
+    restarted = PGD(steps=100, loss="margin", schedule="linear", restarts=10)
+    if norm is Norm.L0:
+        return FGSM(loss="margin"), SigmaZero(steps=2000), FMN(steps=2000), restarted, Noise(tries=1000)
+    adaptive = AutoPGD(restarts=5), AutoPGD(loss="dlr", targets=9), AutoPGD(loss="margin", targets=9)
+    boundary: tuple[Attack, ...] = (FAB(targets=9), FMN(steps=1000))
+    if norm is Norm.L1:
+        return _FIRST_LOOK, *adaptive, *boundary, restarted, Noise(tries=1000)
+    hops = HoppingPGD(restarts=200, rivals=9, rival_steps=20, near=None)
+    return _FIRST_LOOK, *adaptive, hops, *boundary, restarted, Square(steps=5000), Noise(tries=1000)
+
+
+def _scores(*, thorough: bool) -> Callable[[Norm], tuple[Attack, ...]]:
     def attacks(norm: Norm) -> tuple[Attack, ...]:
         tries = Noise(tries=100 if thorough else 20)
         if norm in Square.norms:
@@ -87,18 +120,26 @@ def _scores(thorough: bool) -> Callable[[Norm], tuple[Attack, ...]]:
     return attacks
 
 
-def _labels(thorough: bool) -> Callable[[Norm], tuple[Attack, ...]]:
+def _labels(*, thorough: bool) -> Callable[[Norm], tuple[Attack, ...]]:
     return lambda norm: (Noise(tries=1000 if thorough else 200),)
 
 
 SUITES: dict[str, tuple[str, dict[Access, Callable[[Norm], tuple[Attack, ...]]]]] = {
     "quick": (
         "a first look, in minutes on a CPU",
-        {Access.GRADIENTS: _quick, Access.SCORES: _scores(False), Access.LABELS: _labels(False)},
+        {Access.GRADIENTS: _quick, Access.SCORES: _scores(thorough=False), Access.LABELS: _labels(thorough=False)},
     ),
     "standard": (
         "the number to publish",
-        {Access.GRADIENTS: _standard, Access.SCORES: _scores(True), Access.LABELS: _labels(True)},
+        {Access.GRADIENTS: _standard, Access.SCORES: _scores(thorough=True), Access.LABELS: _labels(thorough=True)},
+    ),
+    "autoattack": (
+        "the four stages and settings of AutoAttack, to compare with published numbers (in l1 without square)",
+        {Access.GRADIENTS: _autoattack, Access.SCORES: _autoattack_scores, Access.LABELS: _autoattack_labels},
+    ),
+    "exhaustive": (
+        "all that might help, on every survivor to the end, where cost does not matter",
+        {Access.GRADIENTS: _exhaustive, Access.SCORES: _scores(thorough=True), Access.LABELS: _labels(thorough=True)},
     ),
 }
 """Name -> (purpose, access -> norm -> attacks)."""
@@ -108,7 +149,7 @@ def suite_for(suite: "str | Suite | Attack | Sequence[Attack]", threat: ThreatMo
     """The suite meant, fit for this threat and what may be asked of the victim.
 
     Args:
-        suite: a name (`quick`, `standard`), a Suite, an attack, or a sequence of attacks of the caller's own.
+        suite: a name (`quick`, `standard`, `autoattack`, `exhaustive`), a Suite, an attack, or a sequence of attacks of the caller's own.
 
     Raises:
         UnknownNameError: no suite of that name.
@@ -124,9 +165,11 @@ def suite_for(suite: "str | Suite | Attack | Sequence[Attack]", threat: ThreatMo
         if suite not in SUITES:
             raise UnknownNameError.of("suite", suite, SUITES)
         purpose, by_access = SUITES[suite]
+        if threat.chart is not None and threat.chart.names:
+            return Suite(suite, chart_suite(suite, threat, access), purpose)
         attacks = by_access[access](threat.norm)
         if threat.goal != "untargeted":  # the goal names the class, or asks for more than one rival above the true one
-            attacks = tuple(replace(attack, targets=0) if isinstance(attack, AutoPGD) else attack for attack in attacks)
+            attacks = tuple(replace(attack, targets=0) if _chooses_targets(attack) else attack for attack in attacks)
         return Suite(suite, attacks, purpose)
     if not isinstance(suite, Suite):
         attacks = tuple(suite) if isinstance(suite, Sequence) else (suite,)
@@ -145,9 +188,13 @@ def suite_for(suite: "str | Suite | Attack | Sequence[Attack]", threat: ThreatMo
             raise ThreatError(
                 f"{name_of(attack)} works in {', '.join(sorted(map(str, attack.norms)))}, got {threat.norm}"
             )
-        if isinstance(attack, AutoPGD) and attack.targets and threat.goal != "untargeted":
+        if threat.goal != "untargeted" and _chooses_targets(attack):
             raise SettingError(
-                f"auto_pgd with targets={attack.targets} chooses the targets itself and needs an untargeted threat, "
+                f"{name_of(attack)} with targets={attack.targets} chooses the targets itself and needs an untargeted threat, "
                 f"got {threat}; use targets=0"
             )
     return suite
+
+
+def _chooses_targets(attack: object) -> TypeGuard[AutoPGD | FAB]:
+    return isinstance(attack, AutoPGD | FAB) and attack.targets > 0

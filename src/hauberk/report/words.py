@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hauberk.errors import ThreatError
-from hauberk.threat import Norm, ThreatModel
+from hauberk.threat import BlindSpot, Norm, Single, ThreatModel
 
 __all__ = [
     "DASH",
@@ -152,6 +152,10 @@ def radius_text(threat: ThreatModel | None, radius: float | None) -> str:
         return "any size"
     if threat is None or radius <= 0:
         return f"{radius:g}"
+    if isinstance(threat.chart, Single):
+        return f"{radius:g}"
+    if threat.chart is not None and threat.chart.names:
+        return "the limits" if radius == 1 else f"{radius:g} of the limits"
     try:
         return str(ThreatModel(threat.norm, (radius,))).partition(":")[2]
     except ThreatError:
@@ -194,10 +198,14 @@ def radius_words(result: Mapping[str, Any], radius: float | None) -> str:
         return f"the threat {plain(result.get('threat') or DASH)}"
     if radius is None or not _finite(radius):
         return "a change of any size"
+    if threat.chart is not None and threat.chart.names:
+        return f"any way to {threat.chart.describe(radius)}"
     much = radius_text(threat, radius)
     part = "pixel" if noun(result) == "images" else "feature"
     bounds = bounds_of(result)
     scale = f" on a scale from {bounds[0]:g} to {bounds[1]:g}" if bounds and bounds != (0.0, 1.0) else ""
+    if isinstance(threat.chart, BlindSpot):
+        scale += f", after all were multiplied by {threat.chart.scale:g} and moved by {threat.chart.shift:g}"
     match threat.norm:
         case Norm.LINF:
             return f"any change of at most {much} per {part}{scale}"

@@ -19,8 +19,8 @@ from hauberk.threat import Ball, Norm
 
 __all__ = ["breaks_at", "check", "check_optimum", "laws", "linear_settings"]
 
-_BELOW = 1 - 1e-6
-"""Of the optimal distance, where nothing can be broken; float64 rounds to 1e-16."""
+_BELOW = 1 - 1e-4
+"""Of the optimal distance, where nothing can be broken: below what `Ball.contains` forgives, 1e-5 of the radius and 2**-22."""
 
 
 def laws() -> tuple[Law, ...]:

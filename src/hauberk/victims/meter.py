@@ -61,6 +61,11 @@ class Meter:
     def forwards_per_query(self) -> int:
         return self.victim.forwards_per_query
 
+    @property
+    def judge_samples(self) -> int:
+        """How many draws vote on a point; 0 where the victim answers alike each time it is asked."""
+        return getattr(self.victim, "judge_samples", 0)
+
     def left(self, rows: Rows) -> Tensor:
         """(B,) how many more queries each row's example may cost."""
         if self.budget is None:
@@ -88,7 +93,12 @@ class Meter:
 
         return logits, charged
 
-    def _charge(self, rows: Rows, access: Access) -> None:
+    def votes(self, x: Batch, rows: Rows) -> Any:
+        """The votes of a randomised victim, charged: one query, and the forwards of every draw."""
+        self._charge(rows, Access.LABELS, self.victim.forwards_per_vote)
+        return self.victim.votes(x, rows)
+
+    def _charge(self, rows: Rows, access: Access, forwards: int | None = None) -> None:
         if access > self.access:
             raise AccessError(
                 f"this method needs {access} of {self.name!r}, which gives {self.access} only; "
@@ -97,7 +107,8 @@ class Meter:
         if len(rows) == 0:
             return
         self.queries.index_add_(0, rows, torch.ones_like(rows))
-        self.forwards.index_add_(0, rows, torch.full_like(rows, self.victim.forwards_per_query))
+        each: int = self.victim.forwards_per_query if forwards is None else forwards
+        self.forwards.index_add_(0, rows, torch.full_like(rows, each))
         if self.budget is not None and bool((self.queries[rows] > self.budget).any()):
             raise BudgetError(
                 f"a method asked for more than its budget of {self.budget} queries an example; ask `left` first"

@@ -9,7 +9,7 @@ from two channels on.
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, final
 
 import torch
@@ -197,6 +197,24 @@ class TorchVictim:
             return torch.zeros_like(leaf) if gradients[0] is None else gradients[0].contiguous()
 
         return logits.detach(), vjp
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the submodules, as in the module given; "" is the model itself."""
+        return tuple(name for name, _ in self._net.named_modules(remove_duplicate=False))
+
+    @contextlib.contextmanager
+    def opened(self, x: Batch) -> Iterator[nn.Module]:
+        """The private copy, not compiled, for a change of its forward that is taken back at the end; `x` are examples.
+
+        Its parts have the names that they have in the module given.
+        """
+        self._ready(x)
+        compiled, self._compiled = self._compiled, None
+        try:
+            yield self._net
+        finally:
+            self._compiled = compiled
 
     def _ask(self, x: Tensor) -> Tensor:
         """The part of the answer that holds the scores, still part of the graph of x."""

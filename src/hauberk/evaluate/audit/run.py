@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from hauberk.evaluate.audit import SHARE, Finding
+from hauberk.evaluate.audit.finding import Finding
+from hauberk.evaluate.audit.part import SHARE
 from hauberk.evaluate.cascade import Tally
 from hauberk.evaluate.statistics import clopper_pearson
 from hauberk.threat import Access, Norm, ThreatModel
@@ -35,6 +36,7 @@ def audit_cascade(tallies: Sequence[Sequence[Tally]], correct: int) -> list[Find
                 f"{worst.name}, which sees no gradient, broke {worst.broken} of the {worst.attempted} examples that the "
                 f"gradient attacks had left at radius {worst.radius:g} ({correct} were classified correctly)",
                 "the gradients mislead: run square with more steps and pgd from more starts before you trust the number",
+                ("smooth", "score-attacks"),
             )
         )
     return findings
@@ -99,7 +101,7 @@ def audit_setting(
                 )
             )
     width = bounds[1] - bounds[0]
-    if threat.norm is Norm.LINF and not width / 2000 <= threat.radius < width:
+    if threat.chart is None and threat.norm is Norm.LINF and not width / 2000 <= threat.radius < width:
         size = "all of" if threat.radius >= width else f"{threat.radius / width:.2%} of"
         findings.append(
             Finding(

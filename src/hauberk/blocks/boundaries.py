@@ -1,0 +1,126 @@
+"""Decision boundaries seen as planes: how far away they are, and which is the nearest.
+
+At a point z the rival class k is reached on the plane gap_k = <g_k, d>, with gap_k = f_y(z) - f_k(z) and g_k the gradient of
+f_k - f_y. In the p-norm it lies gap_k / |g_k|_q away, q dual to p, and the nearest of its points along `steepest(g_k)`.
+Coordinates that g_k pushes against a wall of the box cannot move and count as 0.
+
+Source: Moosavi-Dezfooli, Fawzi, Frossard 2016, "DeepFool", arXiv:1511.04599, sections 2 and 3.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hauberk._shapes import Batch, Logits, PerExample, wide
+from hauberk.threat import Ball, Goal, Untargeted
+
+__all__ = ["Plane", "margin_slope", "nearest_plane", "rivals_of"]
+
+_BEYOND = 2.0**-17
+"""Of the largest score: twice what `Closest` doubts in float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """A plane for each example.
+
+    Attributes:
+        gap: (B,) the margin that is missing.
+        gradient: (B, *shape) of the margin, 0 where the box or the mask stops it.
+        distance: (B,) in the ball's norm, >= 0; inf where the gradient is 0.
+    """
+
+    gap: PerExample
+    gradient: Batch
+    distance: PerExample
+
+    def or_nearer(self, other: "Plane") -> "Plane":
+        """Row by row, the one that is less far away; this one in a tie."""
+        nearer = other.distance < self.distance
+        return Plane(
+            torch.where(nearer, other.gap, self.gap),
+            torch.where(wide(nearer, self.gradient), other.gradient, self.gradient),
+            torch.where(nearer, other.distance, self.distance),
+        )
+
+
+def rivals_of(logits: Logits, goal: Goal, candidates: int) -> Tensor:
+    """(B, K) the classes whose planes count, by falling logits: the likeliest `candidates` but the true one.
+
+    (B, 0) for a goal other than `Untargeted`: it has one plane, that of its margin.
+    """
+    if not isinstance(goal, Untargeted):
+        return logits.new_zeros((len(logits), 0), dtype=torch.int64)
+    others = logits.nan_to_num(-torch.inf).scatter(1, goal.classes[:, None], -torch.inf)
+    return others.topk(min(candidates, logits.shape[1]) - 1, dim=1).indices
+
+
+def nearest_plane(
+    z: Batch,
+    logits: Logits,
+    vjp: Callable[[Logits], Batch],
+    goal: Goal,
+    ball: Ball,
+    rivals: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    count: int = 3,
+) -> tuple[Plane, Tensor]:
+    """The nearest plane of each row at z, and the length |g_k|_q of every rival's gradient, (B, K), as far as it is known.
+
+    Args:
+        vjp: from a cotangent to a gradient, at z.
+        rivals: of `rivals_of`.
+        lengths: as this function gave them at an earlier point. Only the `count` rivals that are nearest if those still hold
+            are then looked at; without them, all.
+
+    In float32 each gap is a little larger than it seems, so that rounding does not end short of a plane.
+
+    Cost: a backward for each rival that is looked at, one at least.
+    """
+    logits = logits.nan_to_num(0.0, 0.0, 0.0)
+    beyond = logits.abs().amax(dim=1) * (0.0 if logits.dtype == torch.float64 else _BEYOND)
+    if rivals.shape[1] == 0:
+        margin, slope = margin_slope(logits, goal)
+        plane, _ = _plane(beyond - margin, slope, z, vjp, ball)
+        return plane, logits.new_zeros((len(z), 0))
+    assert isinstance(goal, Untargeted)
+    gaps = logits.gather(1, goal.classes[:, None]) - logits.gather(1, rivals) + beyond[:, None]
+    if lengths is None:
+        lengths = torch.zeros_like(gaps)
+        order = torch.arange(rivals.shape[1], device=z.device).expand_as(rivals)
+    else:
+        order = (gaps / lengths).nan_to_num(torch.inf).topk(min(count, rivals.shape[1]), dim=1, largest=False).indices
+        lengths = lengths.clone()
+    best: Plane | None = None
+    for place in order.split(1, dim=1):
+        towards = torch.zeros_like(logits).scatter_(1, rivals.gather(1, place), 1.0)
+        cotangent = towards.scatter_(1, goal.classes[:, None], -1.0)
+        plane, length = _plane(gaps.gather(1, place).squeeze(1), cotangent, z, vjp, ball)
+        lengths.scatter_(1, place, length[:, None])
+        best = plane if best is None else best.or_nearer(plane)
+    assert best is not None
+    return best, lengths
+
+
+def margin_slope(logits: Logits, goal: Goal) -> tuple[PerExample, Logits]:
+    """The goal's margin and its derivative by the logits, unscaled, so that both speak of the same plane."""
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        margin = goal.margin(leaf)
+        if not margin.requires_grad:  # a predicate that does not depend on the logits smoothly
+            return margin, torch.zeros_like(leaf)
+        (slope,) = torch.autograd.grad(margin.sum(), leaf)
+    return margin.detach(), slope
+
+
+def _plane(
+    gap: PerExample, cotangent: Logits, z: Batch, vjp: Callable[[Logits], Batch], ball: Ball
+) -> tuple[Plane, PerExample]:
+    low, high = ball.box
+    gradient = vjp(cotangent)
+    gradient.masked_fill_(torch.where(gradient > 0, z >= high, z <= low), 0.0)
+    length = ball.norm.dual.size(gradient)
+    return Plane(gap, gradient, torch.where(length > 0, gap.clamp_min(0) / length, torch.inf)), length
