@@ -151,17 +151,19 @@ def imagenet(root: Path, n: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(np.stack(pictures)).permute(0, 3, 1, 2).float().contiguous() / 255, torch.tensor(table["label"])
 
 
+METHODS: dict[str, Attack] = {
+    "step least-likely": attacks.FGSM(target="least-likely"),
+    "fgsm": attacks.FGSM(),
+    "iterative least-likely, 5 steps": attacks.IterativeLeastLikely(steps=5),
+    "bim, 5 steps": attacks.BIM(steps=5),
+    "pgd, 10 steps": attacks.PGD(steps=10),
+}
+
+
 def left_of(victim: Victim, x: Tensor, y: Tensor, eps: int) -> Part:
     """What each method leaves of the top-1 and the top-5 accuracy at eps / 255."""
-    methods: dict[str, Attack] = {
-        "step least-likely": attacks.FGSM(target="least-likely"),
-        "fgsm": attacks.FGSM(),
-        "iterative least-likely, 10 steps": attacks.IterativeLeastLikely(steps=10),
-        "bim, 10 steps": attacks.BIM(steps=10),
-        "pgd, 10 steps": attacks.PGD(steps=10),
-    }
     threat, rows = f"linf:{eps}/255", Part()
-    for name, attack in methods.items():
+    for name, attack in METHODS.items():
         five = run_attack(attack, victim, x, y, threat, goal=TopK(y, 5), batch_size=16)
         stays = (five.labels == y).nonzero().flatten()  # what is out of the top five is out of the top one
         one = torch.ones(len(x), dtype=torch.bool)
@@ -239,11 +241,44 @@ def few_pixels(root: Path) -> Part:
     return part
 
 
+def one_for_all(root: Path) -> Part:
+    """Moosavi-Dezfooli et al.: one perturbation for all pictures, by eps, on pictures it was not made from."""
+    part: Part = {"nets": {}}
+    mnist_fit, mnist_seen = mnist(root, "train", 1000), mnist(root, "test", 2000)
+    colour, pictures, labels, _ = load_reference(root.parent, "resnet20_cifar10", 1000)
+    for victim, fit, seen, sizes in (
+        (zoo.load("mnist-natural"), mnist_fit, mnist_seen, (0.1, 0.2, 0.3)),
+        (
+            hb.wrap(colour, bounds=(0, 1), classes=10, name="resnet20_cifar10"),
+            (pictures[:300], labels[:300]),
+            (pictures[500:], labels[500:]),
+            (4 / 255, 8 / 255, 16 / 255),
+        ),
+    ):
+        rows: Part = {"fitted_to": len(fit[0]), "n": len(seen[0]), "eps": {}}
+        before = answers(victim, seen[0]).argmax(dim=1)
+        for eps in sizes:
+            gradient = attacks.universal(victim, *fit, f"linf:{eps}", method="gradient", passes=8)
+            deepfool = attacks.universal(victim, fit[0][:300], fit[1][:300], f"linf:{eps}", method="deepfool", passes=3)
+            signs = signs_around(torch.full_like(seen[0][:1], 0.5), eps) - 0.5
+            after = {
+                "random signs": (seen[0] + signs).clamp(0, 1),
+                "gradient": gradient.apply(seen[0]),
+                "deepfool": deepfool.apply(seen[0]),
+            }
+            fooled = {name: share(answers(victim, points).argmax(dim=1) != before) for name, points in after.items()}
+            rows["eps"][f"{eps:.3g}"] = fooled
+            print(victim.name, eps, fooled, flush=True)
+        part["nets"][victim.name] = rows
+    return part
+
+
 PARTS: dict[str, Callable[[Path], Part]] = {
     "fgsm": fgsm_at_a_quarter,
     "noise": gradient_against_noise,
     "imagenet": one_step_and_many,
     "pixels": few_pixels,
+    "universal": one_for_all,
     "transfer": transfer,
 }
 
@@ -306,6 +341,15 @@ def tables(figures: Part) -> dict[str, str]:
             ]
         head = ["net", "n", "pixels", "one_pixel: error, %", "queries, mean", "sigma_zero, as many numbers: error, %"]
         found["pixels"] = table(head, rows)
+    if "universal" in figures:
+        nets = figures["universal"]["nets"]
+        rows = [
+            [net, eps, *(percent(rate) for rate in row.values())]
+            for net, part in nets.items()
+            for eps, row in part["eps"].items()
+        ]
+        methods = next(iter(next(iter(nets.values()))["eps"].values()))
+        found["universal"] = table(["net", "eps", *(f"{method}: fooled, %" for method in methods)], rows)
     if "transfer" in figures:
         methods = figures["transfer"]["methods"]
         to = list(next(iter(methods.values())))

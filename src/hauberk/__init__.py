@@ -27,7 +27,7 @@ from hauberk.errors import (
     ThreatError,
     UnknownNameError,
 )
-from hauberk.evaluate import Evaluation, Suite, compare, evaluate
+from hauberk.evaluate import Audit, Evaluation, Suite, audit, compare, evaluate
 from hauberk.threat import Access, Goal, Norm, Predicate, Targeted, ThreatModel, TopK, Untargeted, least_likely
 from hauberk.victims import Victim, bpda, ensemble, eot, wrap
 
@@ -35,6 +35,7 @@ __all__ = [
     "Access",
     "AccessError",
     "AttackResult",
+    "Audit",
     "BudgetError",
     "DataError",
     "Evaluation",
@@ -57,6 +58,7 @@ __all__ = [
     "Victim",
     "__version__",
     "attacks",
+    "audit",
     "bpda",
     "compare",
     "data",

@@ -13,6 +13,7 @@ from hauberk._rng import Streams
 from hauberk.attacks import (
     BIM,
     FGSM,
+    FMN,
     PGD,
     Attack,
     AttackResult,
@@ -26,6 +27,7 @@ from hauberk.errors import BudgetError, SettingError, ThreatError
 from hauberk.testing.setting import RowByRow
 from hauberk.threat import Ball, FeatureBall, Norm, Spatial, Targeted, ThreatModel, Untargeted
 from hauberk.victims import Meter, Rendered, Victim, posed, wrap
+from hauberk.victims.eot import eot
 
 N = 5
 
@@ -194,6 +196,22 @@ def test_rows_are_charged_to_their_examples_behind_a_rendering() -> None:
         seen.logits(z, rows)
 
 
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return NET(x + 0.05 * torch.randn_like(x))
+
+
+def test_a_randomised_victim_votes_on_what_is_rendered() -> None:
+    victim = eot(wrap(Noisy(), name="noisy", output="logits", dtype="float64"), samples=2, judge_samples=9)
+    found = run_attack(PGD(steps=4), victim, X, Y, "spatial:rotation=20,translation=0.1")
+    votes = victim.votes(found.adversarials, torch.arange(N))
+    assert torch.equal(found.broken, votes.broken(Untargeted(Y)))
+    assert torch.equal(found.labels, votes.winner)
+    meter = Meter(victim, N)
+    assert Rendered(meter, Spatial(rotation=10), X).judge_samples == 9
+    assert Rendered(Meter(VICTIM, N), Spatial(rotation=10), X).judge_samples == 0
+
+
 def test_the_gradient_of_the_parameters_is_that_of_finite_differences_through_the_victim() -> None:
     rows = torch.arange(N)
     seen = Rendered(VICTIM, Spatial(rotation=30, translation=0.1, scale=0.3), X)
@@ -257,6 +275,31 @@ def test_a_finer_lattice_finds_no_larger_rotation_and_stays_within_a_step_of_the
     coarse = hb.attacks.smallest_transformation(VICTIM, X, Y, "rotation", points=181)
     assert bool(fine.broken.all())
     assert bool((fine.sizes <= coarse.sizes + 1e-2).all())
+
+
+@pytest.mark.parametrize("threat", ["rotation", "translation", "spatial:rotation=90,scale=0.5@smallest"])
+def test_more_budget_never_finds_a_larger_transformation(threat: str) -> None:
+    before = torch.full((N,), torch.inf, dtype=torch.float64)
+    for budget in (1, 3, 10, 30, 60, None):
+        attack = SmallestTransformation(points=81, bisections=4)
+        found = run_attack(attack, VICTIM, X, Y, threat, budget=budget)
+        size = torch.where(found.broken, found.sizes, torch.inf)
+        assert bool((size <= before).all())
+        assert budget is None or int(found.queries.max()) <= budget
+        before = size
+    assert bool(before.isfinite().all())
+
+
+@pytest.mark.parametrize("threat", ["rotation", "spatial:rotation=90,scale=0.5@smallest"])
+def test_attacks_for_the_smallest_change_seek_the_smallest_transformation(threat: str) -> None:
+    fine = run_attack(SmallestTransformation(points=6561), VICTIM, X, Y, threat)
+    assert bool(fine.broken.all())
+    found = run_attack(FMN(steps=30), VICTIM, X, Y, threat)
+    assert bool(found.broken.any())
+    step = 2 * ThreatModel.parse(threat).ball((0.0, 1.0)).box[1] / (6561 ** (1 / len(fine.parameter_names)) - 1)
+    assert bool(
+        (found.sizes >= fine.sizes - step)[found.broken].all()
+    )  # nothing smaller than a lattice so fine can miss
 
 
 def test_grid_tries_every_point_of_the_lattice_once() -> None:

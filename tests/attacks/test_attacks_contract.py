@@ -27,7 +27,10 @@ from hauberk.attacks import (
     Noise,
     OnePixel,
     SigmaZero,
+    SmallestResult,
+    SparseSwap,
     Square,
+    UniversalResult,
 )
 from hauberk.testing import breaks_at, check_optimum, laws, linear_settings
 from hauberk.testing.laws import Law
@@ -72,6 +75,7 @@ CASES: dict[str, Attack] = {
     "boundary_slide": BoundarySlide(steps=5, rivals=2),
     "jsma": JSMA(),
     "jsma, every option": JSMA(theta=0.3, gamma=0.5, at_once=1, direction="both"),
+    "sparse_swap": SparseSwap(steps=8, rivals=2, patience=3),
 }
 
 EXACT = 1 + 1e-6
@@ -151,6 +155,7 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     # it asks of a value that it raises one class and lowers the others: on linear victims many useful ones do not
     (JSMA(gamma=1.0, at_once=1, direction="both"), {Norm.L0: (2.5, 2.5)}),
     (JSMA(gamma=1.0, direction="both"), {Norm.L0: (3, 4)}),
+    (SparseSwap(), {Norm.L0: (EXACT, EXACT)}),
 ]
 
 
@@ -160,7 +165,11 @@ FEW_PARAMETERS: set[type] = {attacks.Grid, attacks.SmallestTransformation}
 
 def exported() -> set[type]:
     found = {getattr(attacks, name) for name in attacks.__all__}
-    return {kind for kind in found if inspect.isclass(kind)} - {Attack, AttackResult} - FEW_PARAMETERS
+    return (
+        {kind for kind in found if inspect.isclass(kind)}
+        - {Attack, AttackResult, SmallestResult, UniversalResult}
+        - FEW_PARAMETERS
+    )
 
 
 def test_every_exported_attack_has_a_row_in_both_tables() -> None:

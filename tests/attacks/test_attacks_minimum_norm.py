@@ -8,7 +8,8 @@ from torch import Tensor
 
 import hauberk as hb
 from hauberk._rng import Streams
-from hauberk.attacks import DDN, FMN, Attack, BoundarySlide, SigmaZero
+from hauberk.attacks import ALMA, DDN, FMN, PDPGD, Attack, BoundarySlide, SigmaZero, SparseSwap
+from hauberk.attacks.pdpgd import prox
 from hauberk.testing import LinearVictim
 from hauberk.threat import Ball, Norm, Untargeted
 from hauberk.victims import Meter
@@ -173,3 +174,71 @@ def test_in_l1_the_slide_spends_the_change_on_whole_values() -> None:
     )  # 0.1 short, once the steepest is taken to its wall, 0.4 away
     points = attacked(BoundarySlide(), victim, x - torch.tensor([[0.0, 0.2, 0.0]]).double(), Norm.L1).asked[-1]
     assert torch.allclose(points, torch.tensor([[0.0, 1.7 / 3, 0.0]], dtype=torch.float64), atol=1e-3)
+
+
+def test_after_a_success_the_swap_only_asks_at_fewer_values_and_does_not_undo_what_it_removed() -> None:
+    victim, x = LinearVictim.random(3, 40), torch.full((1, 40), 0.45, dtype=torch.float64)
+    if int(victim.labels(x, torch.arange(1))) == 1:
+        x = 1 - x
+    run = attacked(SparseSwap(steps=30, tenure=5), victim, x, Norm.L0)
+    changed = torch.cat(run.asked[:-1]) != x
+    reached = [int(victim.labels(point, torch.arange(1))) == 1 for point in run.asked[:-1]]
+    first = reached.index(True)
+    assert int(changed[first + 1 :].sum(dim=1).max()) < int(changed[first].sum())
+    removed = changed[:-1] & ~changed[1:]
+    assert bool(removed.any())
+    for step, value in removed.nonzero().tolist():
+        assert not changed[step + 1 : step + 6, value].any()
+
+
+def test_the_swap_stays_within_a_finite_radius_from_the_start() -> None:
+    victim, x = LinearVictim.random(3, 40), torch.full((1, 40), 0.45, dtype=torch.float64)
+    if int(victim.labels(x, torch.arange(1))) == 1:
+        x = 1 - x
+    run = attacked(SparseSwap(steps=12), victim, x, Norm.L0, radius=1.0)
+    assert int((torch.cat(run.asked) != x).sum(dim=1).max()) == 1
+
+
+def test_the_first_step_of_alma_changes_the_distance_as_much_as_wanted() -> None:
+    victim = LinearVictim.random(2, 30, classes=4)
+    x = torch.full((3, 30), 0.5, dtype=torch.float64)
+    x[:, :15] = 0.0  # half of the values can only rise
+    for norm, far in ((Norm.L2, 0.1), (Norm.L1, 0.5)):
+        second = attacked(ALMA(steps=2), victim, x, norm).asked[1]
+        assert torch.allclose(norm.size(second - x), torch.tensor(far, dtype=torch.float64), rtol=1e-4), norm
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+def test_the_prox_of_pdpgd_is_the_minimum_that_it_claims(norm: str) -> None:
+    size = Norm(norm).size
+    v = Streams(0, torch.arange(5), "prox").normal(torch.arange(5), (4,), dtype=torch.float64)
+    strength = torch.tensor([0.05, 0.3, 0.8, 2.0, 9.0], dtype=torch.float64)
+
+    def objective(u: Tensor) -> Tensor:
+        return strength * size(u) + (u - v).square().sum(dim=1) / 2
+
+    best = prox(v, strength, Norm(norm))
+    noise = Streams(1, torch.arange(5), "prox").normal(torch.arange(5), (400, 4), dtype=torch.float64)
+    for draw in noise.unbind(dim=1):
+        for scale in (1e-3, 0.1, 1.0):
+            assert bool((objective(best + scale * draw) >= objective(best) - 1e-12).all())
+    assert bool((best[-1] == 0).all())  # so strong that nothing is left
+
+
+def test_the_prox_of_pdpgd_in_l0_minimises_the_power_two_thirds() -> None:
+    v, s = torch.linspace(-2, 2, 41, dtype=torch.float64), 0.3
+    grid = torch.linspace(-2.2, 2.2, 44001, dtype=torch.float64)[:, None]
+    wanted = grid[(s * grid.abs() ** (2 / 3) + (grid - v).square() / 2).argmin(dim=0), 0]
+    found = prox(v[None], torch.tensor([s], dtype=torch.float64), Norm.L0)[0]
+    assert torch.allclose(found, wanted, atol=1e-4)
+    assert torch.equal(found == 0, wanted.abs() < 1e-9)
+
+
+def test_the_multiplier_of_pdpgd_balances_at_the_boundary() -> None:
+    # the last steps of a linear problem stay near the boundary: the size is worth exactly what the goal costs
+    victim = linear(3.0, -4.0, bias=-2.0, bounds=(-10.0, 10.0))
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    asked = torch.cat(attacked(PDPGD(steps=600, step_size=0.02), victim, x, Norm.L2).asked)
+    late = asked[400:600].norm(dim=1)
+    assert abs(float(late.mean()) / 0.4 - 1) < 0.05
+    assert 0.4 <= float(asked[-1].norm()) < 0.404

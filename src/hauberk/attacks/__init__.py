@@ -2,6 +2,7 @@
 
 from hauberk.attacks._attack import Attack, name_of, settings_of
 from hauberk.attacks._friendly import AttackResult, run_attack
+from hauberk.attacks._portfolio import SmallestResult, smallest
 from hauberk.attacks.auto_conjugate_gradient import AutoConjugateGradient, auto_conjugate_gradient
 from hauberk.attacks.auto_pgd import AutoPGD, auto_pgd
 from hauberk.attacks.bim import BIM, bim
@@ -22,7 +23,9 @@ from hauberk.attacks.one_pixel import OnePixel, one_pixel
 from hauberk.attacks.pgd import PGD, pgd
 from hauberk.attacks.sigma_zero import SigmaZero, sigma_zero
 from hauberk.attacks.smallest_transformation import SmallestTransformation, smallest_transformation
+from hauberk.attacks.sparse_swap import SparseSwap, sparse_swap
 from hauberk.attacks.square import Square, square
+from hauberk.attacks.universal import UniversalResult, universal
 
 __all__ = [
     "BIM",
@@ -46,8 +49,11 @@ __all__ = [
     "Noise",
     "OnePixel",
     "SigmaZero",
+    "SmallestResult",
     "SmallestTransformation",
+    "SparseSwap",
     "Square",
+    "UniversalResult",
     "auto_conjugate_gradient",
     "auto_pgd",
     "bim",
@@ -71,6 +77,9 @@ __all__ = [
     "run_attack",
     "settings_of",
     "sigma_zero",
+    "smallest",
     "smallest_transformation",
+    "sparse_swap",
     "square",
+    "universal",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from hauberk._shapes import Batch, Logits, PerExample, wide
 from hauberk.threat import Ball, Goal, Untargeted
 
-__all__ = ["Plane", "margin_slope", "nearest_plane", "rivals_of"]
+__all__ = ["Plane", "margin_slope", "nearest_plane", "rivals_by_distance", "rivals_of"]
 
 _BEYOND = 2.0**-17
 """Of the largest score: twice what `Closest` doubts in float32."""
@@ -103,6 +103,22 @@ def nearest_plane(
         best = plane if best is None else best.or_nearer(plane)
     assert best is not None
     return best, lengths
+
+
+def rivals_by_distance(
+    z: Batch, logits: Logits, vjp: Callable[[Logits], Batch], goal: Goal, ball: Ball, candidates: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Three of (B, K): the rivals of `rivals_of`, the nearest plane first; their distances, and the lengths of their gradients.
+
+    K is 0 for a goal other than `Untargeted`. Cost: a backward for each rival, one at least.
+    """
+    rivals = rivals_of(logits, goal, candidates)
+    _, lengths = nearest_plane(z, logits, vjp, goal, ball, rivals)
+    if not isinstance(goal, Untargeted):
+        return rivals, lengths, lengths
+    gaps = logits.gather(1, goal.classes[:, None]) - logits.gather(1, rivals)
+    distances, order = (gaps.clamp_min(0) / lengths).nan_to_num(torch.inf).sort(dim=1, stable=True)
+    return rivals.gather(1, order), distances, lengths.gather(1, order)
 
 
 def margin_slope(logits: Logits, goal: Goal) -> tuple[PerExample, Logits]:

@@ -11,7 +11,6 @@ Source: Carlini and Wagner 2017, arXiv:1608.04644, section V-B.
 
 import math
 
-import torch
 from torch import Tensor
 
 from hauberk._shapes import Batch

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from hauberk.cli.attack import attack
+from hauberk.cli.audit import audit
 from hauberk.cli.demo import demo
 from hauberk.cli.evaluate import evaluate
 from hauberk.cli.guard import Command, Group
@@ -14,7 +15,7 @@ from hauberk.cli.runs import compare, report
 __all__ = ["app"]
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 below the bar of --fail-under or not to be trusted by it (an error of the audit), 2 bad input, "
+    "Exit codes: 0 done, 1 below the bar of --fail-under or not to be trusted (an error of the audit), 2 bad input, "
     "3 a defect of hauberk, 130 interrupted."
 )
 
@@ -50,9 +51,10 @@ def _hauberk(
 for _name, _command in (
     ("evaluate", evaluate),
     ("attack", attack),
+    ("audit", audit),
     ("compare", compare),
     ("report", report),
     ("list", show),
     ("demo", demo),
 ):
-    app.command(_name, cls=Command, epilog=_EPILOG if _name == "evaluate" else None)(_command)
+    app.command(_name, cls=Command, epilog=_EPILOG if _name in ("evaluate", "audit") else None)(_command)

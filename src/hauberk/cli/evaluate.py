@@ -57,6 +57,14 @@ def evaluate(
     audit: Annotated[
         bool, typer.Option("--audit/--no-audit", help="Look for signs that the attacks are being fooled.")
     ] = True,
+    adapt: Annotated[
+        bool,
+        typer.Option(
+            "--adapt",
+            help="Do what the audit's findings ask for (average over randomness, pass gradients through rounding, ...) and evaluate "
+            "again; the result holds both verdicts.",
+        ),
+    ] = False,
     arch: given.Arch = None,
     bounds: given.Bounds = None,
     mean: given.Mean = None,
@@ -107,6 +115,8 @@ def evaluate(
         raise UnknownNameError.of("suite", suite, SUITES)
     if batch_size < 1:
         raise SettingError(f"a batch holds at least one example, got --batch-size {batch_size}")
+    if adapt and not audit:
+        raise SettingError("--adapt does what the audit finds, and --no-audit leaves it out; give one of them")
     to_stdout = json is not None and str(json) == "-"
     json = None if to_stdout else given.writable("--json", json)
     html = given.writable("--html", html)
@@ -130,6 +140,7 @@ def evaluate(
                 out=out,
                 batch_size=batch_size,
                 audit=audit,
+                adapt=adapt,
                 keep_adversarials=out is not None or html is not None,
                 progress=not quiet and sys.stderr.isatty(),
                 command=shlex.join(["hauberk", *(ctx.find_root().obj or ())]),

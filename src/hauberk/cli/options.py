@@ -63,7 +63,7 @@ Threat = Annotated[
         metavar="THREAT",
         show_default=False,
         help="What the attacker may do: linf:8/255, l2:0.5, l1:12, l0:24; several radii make a curve, linf:0.1,0.2,0.3; "
-        "see also @grid255, @target=3, @scores, @labels.",
+        "see also @grid255, @target=3, @scores, @labels. Other ways to change a picture: spatial:rotation=30, see hauberk list threats.",
     ),
 ]
 Arch = Annotated[

@@ -83,7 +83,7 @@ def build_result(
         "audit": [finding.to_json() for finding in in_order(audit)],
         "audit_checks": checks,
         "audit_indicators": _indicators(ledgers),
-        "adaptation": _adaptation(ledgers, n, threat.radii),
+        "adapted": _adaptation(ledgers, n, threat.radii),
         "rows": "rows.parquet",
         "environment": {
             "python": platform.python_version(),

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
+from hauberk.report.adaptation import adaptation_sentence, indicator_lines, step_lines
 from hauberk.report.charts import Curve
 from hauberk.report.gallery import Case, cases
 from hauberk.report.outcomes import STATUSES, Level, drawing, levels
@@ -107,6 +108,8 @@ class Page:
     findings: tuple[Finding, ...]
     alarm: str
     checks: tuple[str, ...]
+    steps: tuple[tuple[str, str, str], ...]
+    indicators: tuple[tuple[str, str, str], ...]
     threat: str
     threat_statement: str
     costs: tuple[tuple[str, str, str], ...]
@@ -166,6 +169,8 @@ def page(result: Mapping[str, Any], rows: pa.Table, adversarials: Iterable[Mappi
         findings=findings,
         alarm=_alarm(findings),
         checks=tuple(dict.fromkeys(plain(check) for check in result.get("audit_checks") or [])),
+        steps=tuple(step_lines(result)),
+        indicators=tuple(indicator_lines(result.get("audit_indicators"))),
         threat=plain(result.get("threat") or DASH),
         threat_statement=plain(result.get("threat_statement") or ""),
         costs=_costs(result),
@@ -184,6 +189,7 @@ def _note(result: Mapping[str, Any]) -> str:
         if clean.get("value") is not None
         else ""
     )
+    first += f"{said} " if (said := adaptation_sentence(result)) else ""
     return first + "Ranges are exact 95\N{NO-BREAK SPACE}% intervals for the sampling of the test examples."
 
 

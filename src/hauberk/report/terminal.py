@@ -7,6 +7,7 @@ reaches the terminal.
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hauberk.report.adaptation import adaptation_sentence
 from hauberk.report.outcomes import STATUSES, Level, levels
 from hauberk.report.words import (
     DASH,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["comparison", "summary"]
+__all__ = ["comparison", "findings", "shown", "summary"]
 
 _COLOURS = {"proven": "blue", "undecided": "cyan", "broken": "yellow", "misclassified": "bright_black"}
 # Told apart without colour too: in a log file, or by a reader who sees few colours.
@@ -40,10 +41,10 @@ def summary(result: Mapping[str, Any], console: "Console | None" = None) -> None
         result: the JSON contract, schema `hauberk.evaluation/1`.
         console: where to; a new one on standard output if None.
     """
-    _show(lambda here: _summary(result, here), console)
+    shown(lambda here: _summary(result, here), console)
 
 
-def _show(draw: Callable[["Console"], None], console: "Console | None") -> None:
+def shown(draw: Callable[["Console"], None], console: "Console | None") -> None:
     """Draw on a console, with plain characters on one that has no others."""
     from rich.console import Console
 
@@ -74,10 +75,12 @@ def _summary(result: Mapping[str, Any], console: "Console") -> None:
     clean = result.get("clean_accuracy") or {}
     if clean.get("value") is not None:
         console.print(Text(f"Unattacked, {percent(clean['value'])} ({interval(clean)}) are right.", style="dim"))
-    shown = levels(result)
-    if shown:
+    if sentence := adaptation_sentence(result):
+        console.print(Text(sentence))
+    reached = levels(result)
+    if reached:
         console.print()
-        _outcome(shown, console)
+        _outcome(reached, console)
     if result.get("attacks"):
         console.print()
         console.print(_attacks(result["attacks"]))
@@ -94,13 +97,21 @@ def _summary(result: Mapping[str, Any], console: "Console") -> None:
 def _audit(result: Mapping[str, Any], console: "Console") -> None:
     from rich.text import Text
 
-    findings, checks = result.get("audit") or [], result.get("audit_checks")
-    if not findings and checks is not None:
+    found, checks = result.get("audit") or [], result.get("audit_checks")
+    if not found and checks is not None:
         count = "1 check" if len(checks) == 1 else f"{len(checks)} checks"
         console.print()
         console.print(Text(f"Audit: {count}, no findings." if checks else "Audit: left out.", style="dim"))
-    for entry in findings:
-        severity = entry.get("severity") if entry.get("severity") in _SEVERITIES else "warning"
+    findings(found, console)
+
+
+def findings(entries: Sequence[Mapping[str, Any]], console: "Console") -> None:
+    """Print the findings of an audit: severity, name, evidence and what to do next."""
+    from rich.text import Text
+
+    for entry in entries:
+        severity = str(entry.get("severity"))
+        severity = severity if severity in _SEVERITIES else "warning"
         console.print()
         console.print(
             Text.assemble(
@@ -162,7 +173,7 @@ def comparison(result: Mapping[str, Any], console: "Console | None" = None) -> N
         result: schema `hauberk.comparison/1`, from `hauberk.evaluate`.
         console: where to; a new one on standard output if None.
     """
-    _show(lambda here: _comparison(result, here), console)
+    shown(lambda here: _comparison(result, here), console)
 
 
 def _comparison(result: Mapping[str, Any], console: "Console") -> None:

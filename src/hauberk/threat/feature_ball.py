@@ -50,7 +50,7 @@ class FeatureBall:
     features: Callable[[Batch], Tensor]
     radius: float | PerExample = math.inf
     box: tuple[float, float] = (0.0, 1.0)
-    share: float = 0.25
+    share: float = 0.05
     bisections: int = 12
 
     def __post_init__(self) -> None:

@@ -9,15 +9,15 @@ adversarial examples", arXiv:1802.00420, section 4.1.
 
 **Differs from the paper:**
 
-- With "auto" the parts are found, not named: functions of torch that drop the derivative get one (`straight`), and modules that
-  still let none through (`dead`) are replaced by the identity where input and output have the same shape, and where the output
+- With "auto" the parts are found, not named: functions of torch that drop the derivative get one (`straight`; comparisons only
+  where the gradient is dead without them), and modules that still let none through (`dead`) are replaced by the identity where input and output have the same shape, and where the output
   has more values for each one (an encoding in levels, such as a thermometer) by the straight line through each, fitted on the
   first examples.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, TypeAlias, final
 
 import torch
@@ -40,6 +40,7 @@ Substitute: TypeAlias = nn.Module | Callable[[Tensor], Tensor] | Literal["identi
 """What stands for a module in the backward pass: it is given the module's first input, and gives the shape of its output."""
 _LOOKED = 8  # examples that "auto" looks at: as many as a probe asks
 _ROUNDS = 3
+_LEVELS = (None, "functions without one", "functions without one, and comparisons,")
 
 
 @final
@@ -61,7 +62,8 @@ class BpdaVictim:
             name: _callable(name, value, inner) for name, value in self._given.items()
         }
         self._words = {name: _word(value) for name, value in self._given.items()}
-        self._straight, self._settled = self.automatic, not self.automatic
+        self._straight: str | None = None
+        self._settled = not self.automatic
         self._notes: list[str] = []
 
     @property
@@ -82,7 +84,7 @@ class BpdaVictim:
     @property
     def notes(self) -> tuple[str, ...]:
         stand = ", ".join(f"{word} for {name or 'the model itself'}" for name, word in self._words.items())
-        steps = "functions without a derivative pass it straight through" if self._straight else ""
+        steps = f"{self._straight} pass the derivative straight through" if self._straight else ""
         what = "; ".join(part for part in (steps, stand) if part)
         mine = (f"Gradients are those of substitutes, answers are the model's own: {what}.",) if what else ()
         return (*self.inner.notes, *mine, *self._notes)
@@ -91,7 +93,11 @@ class BpdaVictim:
     def description(self) -> dict[str, Any]:
         return {
             **self.inner.description,
-            "bpda": {"substitutes": self.substitutes, "straight_through": self._straight},
+            "bpda": {
+                "substitutes": self.substitutes,
+                "straight_through": self._straight is not None,
+                "comparisons": self._straight == _LEVELS[-1],
+            },
         }
 
     def __repr__(self) -> str:
@@ -134,56 +140,70 @@ class BpdaVictim:
         return any(note.startswith("No gradient") for note in self._notes)
 
     @contextmanager
-    def _opened(self, x: Batch) -> Iterator[None]:
+    def _opened(self, x: Batch) -> Iterator[StraightThrough | None]:
         with self.inner.opened(x) as net:
-            mode = _mode(net) if self._straight else None
-            with _installed(net, self._substitutes, mode):
-                if mode is None:
-                    yield
-                else:
-                    with mode:
-                        yield
+            mode = self._mode(net)
+            with _installed(net, self._substitutes, mode), mode or nullcontext():
+                yield mode
 
     def _ready(self, x: Batch) -> None:
         if self._settled or not len(x):
             return
         x = x[:_LOOKED].detach()
         rows = torch.arange(len(x), device=x.device)
-        self.inner.labels(x[:1], rows[:1])  # settles what it answers
-        self._settled = True
-        if self.inner.access >= Access.SCORES:
-            self._look(x, rows)
+        with private_chance("bpda", device=self.device):
+            self.inner.labels(x[:1], rows[:1])  # settles what it answers
+            self._settled = True
+            if self.inner.access >= Access.SCORES:
+                self._look(x, rows)
 
     def _look(self, x: Batch, rows: Rows) -> None:
-        """Try the straight-through functions, then put substitutes for what is still dead, from the inside out."""
+        """Do as little as is needed: nothing; straight-through functions; comparisons too; substitutes, from the inside out."""
         with private_chance("bpda", device=self.device):
             plain = self.inner.logits(x, rows)
-        answered = self._tried(x, rows)
-        if answered is not None and not torch.allclose(answered, plain, rtol=1e-4, atol=1e-5, equal_nan=True):
-            self._straight = False
-            self._notes.append("Functions keep their own derivative: under substitutes the model answered differently.")
+        for level in _LEVELS:
+            before, self._straight = self._straight, level
+            answered, used = self._tried(x, rows)
+            if answered is not None and not torch.allclose(answered, plain, rtol=1e-4, atol=1e-5, equal_nan=True):
+                self._straight = before
+                self._notes.append(
+                    "Some functions keep their own derivative: under substitutes the model answered differently."
+                )
+                break
+            if level and not used:
+                self._straight = before  # nothing was done that the level before did not do
+            dead = self._dead(x)
+            if level and not dead:
+                break
         for _ in range(_ROUNDS):
-            mode = _mode if self._straight else None
-            found = dead_parts(self.inner, x, mode, lambda net, own: _installed(net, self._substitutes, own))
-            fresh = [part for part in found if part.name not in self._substitutes]
+            fresh = [part for part in self._dead(x) if part.name not in self._substitutes]
             chosen = {part.name: choice for part in fresh if (choice := _choose(part)) is not None}
             if not chosen:
                 break
             for name, (word, function) in chosen.items():
                 self._words[name], self._substitutes[name] = word, function
-        if self._tried(x, rows) is None:
+        if self._tried(x, rows)[0] is None:
             self._notes.append("No gradient flows back to the input, substitutes or not: the model gives scores only.")
 
-    def _tried(self, x: Batch, rows: Rows) -> Logits | None:
-        """The scores as a pullback gives them, or None where no gradient comes back."""
+    def _dead(self, x: Batch) -> list[Part]:
+        return dead_parts(self.inner, x, self._mode, lambda net, own: _installed(net, self._substitutes, own))
+
+    def _mode(self, net: nn.Module) -> StraightThrough | None:
+        if self._straight is None:
+            return None
+        return StraightThrough(net.buffers(), comparisons=self._straight == _LEVELS[-1])
+
+    def _tried(self, x: Batch, rows: Rows) -> tuple[Logits | None, bool]:
+        """The scores as a pullback gives them, or None where no gradient comes back; and whether functions were changed."""
+        mode: StraightThrough | None = None
         try:
-            with private_chance("bpda", device=self.device), self._opened(x):
+            with private_chance("bpda", device=self.device), self._opened(x) as mode:
                 logits, vjp = self.inner.pullback(x, rows)
             spread = (torch.arange(logits.shape[1], device=x.device) - 0.37).to(logits).expand_as(logits)
             gradient = flat(vjp(spread)).nan_to_num(0.0)
         except (AccessError, ModelError):
-            return None
-        return logits if bool((gradient != 0).any()) else None
+            return None, mode is not None and mode.used
+        return (logits if bool((gradient != 0).any()) else None), mode is not None and mode.used
 
 
 def bpda(model: Any, substitutes: Mapping[str, Substitute] | Literal["auto"] = "auto") -> BpdaVictim:
@@ -217,10 +237,6 @@ def bpda(model: Any, substitutes: Mapping[str, Substitute] | Literal["auto"] = "
         if name not in known:
             raise UnknownNameError.of("submodule", str(name), known)
     return BpdaVictim(victim, substitutes)
-
-
-def _mode(net: nn.Module) -> StraightThrough:
-    return StraightThrough(net.buffers())
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def torch_victim_in(victim: Any) -> TorchVictim | None:
 def dead_parts(
     victim: TorchVictim,
     x: Batch,
-    mode: Callable[[nn.Module], StraightThrough] | None = None,
+    mode: Callable[[nn.Module], StraightThrough | None] | None = None,
     around: Callable[[nn.Module, StraightThrough | None], Any] | None = None,
 ) -> list[Part]:
     """The innermost dead parts of a victim.

@@ -23,6 +23,7 @@ import torch
 from hauberk._shapes import Batch, Labels, Logits, PerExample, Rows
 from hauberk.errors import ModelError, SettingError
 from hauberk.threat import Access
+from hauberk.victims.chance import private_chance
 from hauberk.victims.check import probe
 from hauberk.victims.fingerprint import digest
 from hauberk.victims.wrap import wrap
@@ -93,8 +94,9 @@ class EnsembleVictim:
     def labels(self, x: Batch, rows: Rows) -> Labels:
         """(B,) predicted classes; -1 where an answer is not finite. One query of each member per row, and one row more at first."""
         if not self._settled and len(x):
-            for member in self.members:  # the first answer tells what a member gives
-                member.labels(x[:1], rows[:1])
+            with private_chance("ensemble", device=self.device):
+                for member in self.members:  # the first answer tells what a member gives
+                    member.labels(x[:1], rows[:1])
             self._settled = True
         if self.access >= Access.SCORES:
             scores = self.logits(x, rows)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
+from hauberk.victims.chance import private_chance
+
 __all__ = ["Folding", "Swap", "final_squash", "fold_batch_norms", "hooked"]
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -181,7 +183,8 @@ def _trace(net: nn.Module) -> "fx.Graph | str":
         parameters = list(inspect.signature(net.forward).parameters.values())[1:]
         # without this, an optional argument would be traced as one that was given
         fixed = {p.name: p.default for p in parameters if p.default is not p.empty}
-        with warnings.catch_warnings(), torch.no_grad():
+        # what a forward draws without its input, it draws for real while it is traced
+        with warnings.catch_warnings(), torch.no_grad(), private_chance("tracing", device=torch.device("cpu")):
             warnings.simplefilter("ignore")
             return fx.Tracer().trace(net, concrete_args=fixed or None)
     except Exception as error:  # the user's forward runs on stand-ins here, and may fail in any way

@@ -53,6 +53,15 @@ class Rendered:
     def forwards_per_query(self) -> int:
         return self.victim.forwards_per_query
 
+    @property
+    def judge_samples(self) -> int:
+        """As `Meter.judge_samples`."""
+        return getattr(self.victim, "judge_samples", 0)
+
+    def votes(self, z: Batch, rows: Rows) -> Any:
+        """The votes of a randomised victim on the pictures."""
+        return self.victim.votes(self._draw(z, rows), rows)
+
     def left(self, rows: Rows) -> PerExample:
         return self.victim.left(rows)
 

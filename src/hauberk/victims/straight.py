@@ -74,10 +74,15 @@ class StraightThrough(TorchFunctionMode):
 
     Args:
         known: the constants of the model, which did not come from numpy in its forward.
+        comparisons: False leaves x > t without a derivative, as it is where it only chooses between ways that have one.
+
+    Attributes:
+        used: some function was given a derivative.
     """
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[Tensor] = (), *, comparisons: bool = True) -> None:
         super().__init__()
+        self.comparisons, self.used = comparisons, False
         self.paused = 0
         self._escaped: list[Tensor] = []
         _mark(list(known))
@@ -89,12 +94,15 @@ class StraightThrough(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "__get__":  # an attribute: only `data` is a tensor that should have a derivative
             data = getattr(func, "__self__", None) is Tensor.data
+            self.used |= data and _live(args[0])
             return args[0].clone() if data and _live(args[0]) else func(*args, **kwargs)
+        self.used |= not torch.is_grad_enabled() and any(map(_live, _tensors(args)))
         with torch.enable_grad():
             args, kwargs = self._adopted(args), {key: self._adopted(value) for key, value in kwargs.items()}
             if name in _ESCAPES:
                 return self._escape(func, args, kwargs)
             result = self._run(func, name, args, kwargs)
+            self.used |= isinstance(result, Tensor) and type(result.grad_fn).__name__ == "LinkBackward"
             made_of_arrays = name in _MAKERS and not _tensors(args)
             return result if made_of_arrays and self._escaped else _mark(result)
 
@@ -102,6 +110,7 @@ class StraightThrough(TorchFunctionMode):
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if name in _DETACH and first is not None and _source(first) is not None:
             twin = getattr(first, _TWIN, None)
+            self.used = True
             return _with_twin(func(*args, **kwargs), twin) if twin is not None else first.clone()
         result = func(*args, **kwargs)
         if isinstance(result, tuple | list) and first is not None and hasattr(first, _TWIN):
@@ -119,6 +128,8 @@ class StraightThrough(TorchFunctionMode):
             found = source if source is not None else _cast_source(name, args)
             return result if found is None or found.shape != result.shape else _joined(result, found)
         if name in _ABOVE | _BELOW and len(args) > 1:
+            if not self.comparisons:
+                return result
             return self._compared(result, args, 1 if name in _ABOVE else -1)
         if source is not None and name in _NOT and result.dtype == torch.bool:
             return _joined(result, 1 - source)
@@ -127,7 +138,8 @@ class StraightThrough(TorchFunctionMode):
         if name == "one_hot" and first is not None:
             return _one_hot(result, first)
         if name in _DIVIDE or (name in {"div", "divide"} and kwargs.get("rounding_mode")):
-            return self._again(result, torch.div, args[:2], {})
+            left, right = (_carrier(value) for value in args[:2])
+            return _joined(result, left / right) if _live(left) or _live(right) else result
         if name in {"__rshift__", "bitwise_right_shift"} and source is not None and not isinstance(args[1], Tensor):
             return _joined(result, source / 2 ** args[1])
         if name in {"__lshift__", "bitwise_left_shift"} and source is not None and not isinstance(args[1], Tensor):
@@ -145,12 +157,8 @@ class StraightThrough(TorchFunctionMode):
         return self._again(result, func, args, kwargs, result_like_first=name in _AS_ANOTHER)
 
     def _compared(self, result: Tensor, args: Any, sign: int) -> Tensor:
-        a, b = (_source(value) if isinstance(value, Tensor) else None for value in args[:2])
-        if a is None and b is None:
-            return result
-        left = args[0] if a is None else a
-        right = args[1] if b is None else b
-        return _joined(result, sign * (left - right))
+        left, right = (_carrier(value) for value in args[:2])
+        return _joined(result, sign * (left - right)) if _live(left) or _live(right) else result
 
     def _again(self, result: Tensor, func: Any, args: Any, kwargs: Any, *, result_like_first: bool = False) -> Tensor:
         """The result with the derivative through the twins of its whole-number arguments, where nothing else carries one."""
@@ -188,6 +196,7 @@ class StraightThrough(TorchFunctionMode):
             smooth = _laid_out(source, value)
             if smooth is not None:
                 del self._escaped[place]
+                self.used = True
                 result = linked(value, smooth) if value.is_floating_point() else value
                 return _mark(result if value.is_floating_point() else _with_twin(result, linked(value, smooth)))
         return value
@@ -217,6 +226,12 @@ def _source(value: Tensor) -> Tensor | None:
 
 def _or_twin(value: Any) -> Any:
     return getattr(value, _TWIN, value) if isinstance(value, Tensor) else value
+
+
+def _carrier(value: Any) -> Any:
+    """What carries the derivative of an operand, or the operand where nothing does."""
+    found = _source(value) if isinstance(value, Tensor) else None
+    return value if found is None else found
 
 
 def _with_twin(value: Tensor, twin: Tensor) -> Tensor:

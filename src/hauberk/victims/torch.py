@@ -20,6 +20,7 @@ from hauberk._shapes import Batch, Labels, Logits, PerExample, Rows
 from hauberk.errors import AccessError, HauberkError, ModelError
 from hauberk.threat import Access
 from hauberk.victims.answers import Answers, Output, looks_like_probabilities
+from hauberk.victims.chance import private_chance
 from hauberk.victims.check import layout_hint, probe
 from hauberk.victims.fingerprint import digest
 from hauberk.victims.fold import Folding, final_squash, fold_batch_norms
@@ -276,8 +277,8 @@ class TorchVictim:
         self._settled = True
 
     def _replay(self, x: Tensor) -> Tensor:
-        """An answer with the same random numbers at every call, the global random state put back."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        """An answer with the same random numbers at every call, the global random states put back."""
+        with private_chance("settling", device=self.device):
             return self._ask(x)
 
     def _unsquashed(self, x: Tensor, answer: Tensor) -> Tensor:
@@ -304,7 +305,7 @@ class TorchVictim:
         return scores
 
     def _gradients_flow(self, x: Tensor) -> bool:
-        with torch.enable_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with torch.enable_grad(), private_chance("settling", device=self.device):
             leaf = x.clone().requires_grad_()
             try:
                 logits = self._answers.logits(self._ask(leaf), len(x))

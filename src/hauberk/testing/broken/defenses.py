@@ -93,7 +93,7 @@ def build(name: str, *, n: int = 200, seed: int = 0) -> BrokenDefense:
 
 def honest() -> dict[str, nn.Module]:
     """The nets of the zoo that hide nothing, for the other error: an audit must find nothing in them."""
-    return {name: zoo.net(name) for name in zoo.names()}
+    return {name: _zoo(name) for name in zoo.names()}
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,13 @@ def _mlp(features: int = 64) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
+def _zoo(name: str) -> nn.Sequential:
+    """A net of the zoo; the initial weights that its own replace are drawn in private."""
+    net = initialise(lambda: zoo.net(name), seed=0)
+    assert isinstance(net, nn.Sequential)
+    return net
+
+
 def _after_relu(net: nn.Module, layer: Callable[[], nn.Module]) -> nn.Sequential:
     parts: list[nn.Module] = []
     for part in net.children():
@@ -146,19 +153,19 @@ def _thermometer(seed: int) -> nn.Module:
 
 
 def _squeeze(seed: int) -> nn.Module:
-    return nn.Sequential(Squeeze(1), zoo.net("digits-mlp"))
+    return nn.Sequential(Squeeze(1), _zoo("digits-mlp"))
 
 
 def _jpeg(seed: int) -> nn.Module:
-    return nn.Sequential(Jpeg(75), zoo.net("mnist-natural"))
+    return nn.Sequential(Jpeg(75), _zoo("mnist-natural"))
 
 
 def _pruning(seed: int) -> nn.Module:
-    return Scaled(_after_relu(zoo.net("mnist-natural"), lambda: Prune(1.0)), _SURE)
+    return Scaled(_after_relu(_zoo("mnist-natural"), lambda: Prune(1.0)), _SURE)
 
 
 def _resize(seed: int) -> nn.Module:
-    return nn.Sequential(ResizeAndPad(28, 31, 28), zoo.net("mnist-natural"))
+    return nn.Sequential(ResizeAndPad(28, 31, 28), _zoo("mnist-natural"))
 
 
 def _k_winners(seed: int) -> nn.Module:
@@ -178,7 +185,7 @@ def _k_winners(seed: int) -> nn.Module:
 
 
 def _noise(seed: int) -> nn.Module:
-    return nn.Sequential(NoiseLayer(0.1, 100.0), zoo.net("mnist-natural"))
+    return nn.Sequential(NoiseLayer(0.1, 100.0), _zoo("mnist-natural"))
 
 
 class _Probabilities(nn.Module):
@@ -193,11 +200,11 @@ class _Probabilities(nn.Module):
 
 
 def _softmax(seed: int) -> nn.Module:
-    return _Probabilities(Scaled(zoo.net("mnist-natural"), _SURE))
+    return _Probabilities(Scaled(_zoo("mnist-natural"), _SURE))
 
 
 def _rounded(seed: int) -> nn.Module:
-    parts = list(zoo.net("mnist-natural").children())
+    parts = list(_zoo("mnist-natural").children())
     return nn.Sequential(*parts[:6], Rounded(1.0), *parts[6:])
 
 
