@@ -51,13 +51,13 @@ def first_verdict(result: dict[str, Any]) -> float:
 def run_broken(name: str, n: int, suite: str, seed: int) -> list[str]:
     """Print the line of one defense; what is wrong with it."""
     began, cpu = time.perf_counter(), time.process_time()
-    defense = broken.build(name, n=n, seed=seed)
-    x, y = defense.data
-    clean = accuracy(defense.model, x, y)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # the textbook draws from the global generator, as the defense does
+        torch.manual_seed(seed)  # a defense that draws does so from the global generator, whoever asks it
+        defense = broken.build(name, n=n, seed=seed)
+        x, y = defense.data
+        clean = accuracy(defense.model, x, y)
         naive = float(broken.naive_pgd(defense.model, x, y, defense.radius, seed=seed).double().mean())
-    found = hb.evaluate(defense.model, (x, y), defense.threat, suite=suite, seed=seed, adapt=True)
+        found = hb.evaluate(defense.model, (x, y), defense.threat, suite=suite, seed=seed, adapt=True)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     flagged = flags(found.result)
     print(

@@ -389,8 +389,7 @@ def main() -> None:
         part["cpu_seconds"] = round(time.process_time() - begun)
         part["versions"] = {package: version(package) for package in ("hauberk", "torch")}
         figures = kept() | {name: part}  # read now: another part may have been measured meanwhile
-        ordered = {key: figures[key] for key in PARTS if key in figures}
-        FIGURES.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+        FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         print(name, part["cpu_seconds"], "CPU seconds", flush=True)
     figures = kept()
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")

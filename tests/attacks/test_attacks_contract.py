@@ -7,18 +7,22 @@ import torch
 
 from hauberk import attacks
 from hauberk.attacks import (
+    ALMA,
     BIM,
     DDN,
     FAB,
     FGSM,
     FMN,
     JSMA,
+    PDPGD,
     PGD,
     Attack,
     AttackResult,
     AutoConjugateGradient,
     AutoPGD,
     BoundarySlide,
+    CarliniWagner,
+    DeepFool,
     FrankWolfe,
     HoppingPGD,
     IterativeLeastLikely,
@@ -30,6 +34,8 @@ from hauberk.attacks import (
     SmallestResult,
     SparseSwap,
     Square,
+    SuperDeepFool,
+    TrustRegion,
     UniversalResult,
 )
 from hauberk.testing import breaks_at, check_optimum, laws, linear_settings
@@ -76,6 +82,16 @@ CASES: dict[str, Attack] = {
     "jsma": JSMA(),
     "jsma, every option": JSMA(theta=0.3, gamma=0.5, at_once=1, direction="both"),
     "sparse_swap": SparseSwap(steps=8, rivals=2, patience=3),
+    "alma": ALMA(steps=10),
+    "alma, with patience": ALMA(steps=10, first=0.3, patience=2),
+    "pdpgd": PDPGD(steps=6),
+    "pdpgd, with patience": PDPGD(steps=7, step_size=0.2, patience=2),
+    "deepfool": DeepFool(steps=10),
+    "deepfool, as the paper steps": DeepFool(steps=10, approach=1, refined=9),
+    "carlini_wagner": CarliniWagner(steps=5, binary_search_steps=1, rivals=2),
+    "super_deepfool": SuperDeepFool(steps=10, search=3),
+    "trust_region": TrustRegion(steps=12, step_size=0.05),
+    "trust_region, towards the furthest rival": TrustRegion(steps=12, step_size=0.05, adaptive=False, worst_case=True),
 }
 
 EXACT = 1 + 1e-6
@@ -156,6 +172,18 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     (JSMA(gamma=1.0, at_once=1, direction="both"), {Norm.L0: (2.5, 2.5)}),
     (JSMA(gamma=1.0, direction="both"), {Norm.L0: (3, 4)}),
     (SparseSwap(), {Norm.L0: (EXACT, EXACT)}),
+    (ALMA(steps=200), {Norm.L2: (1.01, 1.1), Norm.L1: (1.05, 1.5)}),
+    (PDPGD(steps=400), {Norm.LINF: (1.05, 1.3), Norm.L2: (1.1, 1.3), Norm.L1: (1.1, 1.4), Norm.L0: (1.3, 1.4)}),
+    # it looks at every rival, and stops within its overshoot
+    (DeepFool(steps=15), {Norm.L2: (1.021, 1.021), Norm.LINF: (1.021, 1.021)}),
+    # short runs end before they have settled; in L0 one value more is the whole of a small optimum
+    (
+        CarliniWagner(steps=50, rivals=2),
+        {Norm.L2: (1.2, 1.2), Norm.LINF: (1.3, 1.3), Norm.L0: (1.3, 1.3)},
+    ),
+    # with a radius there is no final search
+    (SuperDeepFool(steps=15), {Norm.L2: (1.021, 1.021)}),
+    (TrustRegion(steps=150), {Norm.L2: (1.05, 1.05), Norm.LINF: (1.05, 1.05)}),
 ]
 
 

@@ -16,6 +16,7 @@ from hauberk.threat import Access
 from hauberk.victims import Meter, TorchVictim, bpda, dead_modules, eot, wrap
 
 ROWS = torch.arange(4)
+_APPLY = torch.autograd.Function.apply.__func__  # type: ignore[attr-defined]
 SHAPE = (1, 3, 2)
 
 
@@ -50,7 +51,7 @@ class Function(nn.Module):
 
 
 class _Zero(torch.autograd.Function):
-    """Rounds, and has a derivative of zero that no watcher of torch's functions sees."""
+    """Rounds, and has a derivative of zero."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -61,8 +62,21 @@ class _Zero(torch.autograd.Function):
         return torch.zeros_like(grads[0])
 
 
+class _Own(torch.autograd.Function):
+    """Rounds, and has a straight-through derivative of its own, doubled."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return 2 * grads[0]
+
+
 def hidden(x: Tensor) -> Tensor:
-    return _Zero.apply(x)  # type: ignore[no-any-return]
+    """Rounds on a way that is not watched."""
+    return torch.tensor(x.round().tolist(), dtype=x.dtype)
 
 
 def gradient(victim: Any, x: Tensor) -> Tensor:
@@ -117,6 +131,8 @@ STEPS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "numpy bytes, channels last": (channels_last, 1 / 255),
     "bytes, one by one": (lambda x: torch.stack([p.float() / 255 for p in (x * 255).byte()]), 1.0),
     "a sigmoid as a step": (lambda x: torch.sigmoid(1e5 * (x - 0.5)) / 1e5, 1.0),
+    "a backward of zeros": (lambda x: _Zero.apply(x), 1.0),  # type: ignore[dict-item]
+    "a straight-through backward": (lambda x: _Own.apply(x), 2.0),  # type: ignore[dict-item]
     "bernoulli": (lambda x: torch.bernoulli(x), 1.0),
     "nothing": (lambda x: x * 1.5, 1.5),
 }
@@ -129,6 +145,7 @@ def test_a_step_without_derivative_passes_it_straight_through(function: Any, fac
     victim.probe(x)
     assert victim.access is Access.GRADIENTS
     assert torch.allclose(gradient(victim, x), factor * straight(x), atol=1e-6)
+    assert not victim.pullback(x, ROWS)[0].requires_grad
     if "bernoulli" not in function.__code__.co_names:
         assert torch.equal(victim.pullback(x, ROWS)[0], wrap(net).logits(x, ROWS))
         assert torch.equal(victim.logits(x, ROWS), wrap(net).logits(x, ROWS))
@@ -138,7 +155,7 @@ def test_a_step_without_derivative_passes_it_straight_through(function: Any, fac
 def test_most_of_these_steps_have_no_gradient_of_their_own() -> None:
     x = inputs()
     for name, (function, _) in STEPS.items():
-        if name != "nothing":
+        if name not in ("nothing", "a straight-through backward"):
             assert dead_modules(wrap(Through(function).eval()), x) == ("",), name
 
 
@@ -274,7 +291,7 @@ def test_names_are_those_of_the_users_module_although_batch_norms_are_folded() -
 
 
 def test_nothing_is_left_behind_in_the_victim() -> None:
-    x, net = inputs(), nn.Sequential(Function(hidden), linear()).eval()
+    x, net = inputs(), nn.Sequential(Function(lambda x: _Zero.apply(x)), linear()).eval()
     victim = wrap(net)
     before, weights = victim.fingerprint(), copy.deepcopy(net.state_dict())
     plain = gradient(victim, x)
@@ -282,6 +299,7 @@ def test_nothing_is_left_behind_in_the_victim() -> None:
     gradient(substituted, x)
     dead_modules(victim, x)
     assert torch.equal(gradient(victim, x), plain)
+    assert torch.autograd.Function.apply.__func__ is _APPLY  # type: ignore[attr-defined]
     assert not any("forward" in vars(part) for part in victim._net.modules())
     assert victim.fingerprint() == before != substituted.fingerprint()
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in weights.items())
@@ -318,7 +336,11 @@ def test_honest_nets_have_no_dead_modules(name: str) -> None:
     rows = torch.arange(16)
     ones = torch.ones(16, 10)
     assert isinstance(victim, TorchVictim)
-    assert torch.equal(bpda(victim).pullback(x, rows)[1](ones), victim.pullback(x, rows)[1](ones))
+    substituted = bpda(victim)
+    scores, vjp = substituted.pullback(x, rows)
+    assert not scores.requires_grad
+    assert torch.equal(vjp(ones), victim.pullback(x, rows)[1](ones))
+    assert substituted.description["bpda"] == {"substitutes": {}, "straight_through": False, "comparisons": False}
 
 
 def test_what_no_substitute_can_mend_gives_scores_only() -> None:
@@ -344,7 +366,7 @@ def test_mistakes_are_one_sentence() -> None:
     with pytest.raises(AccessError, match="PyTorch"):
         bpda(lambda array: array)
     with pytest.raises(ModelError, match="substitute for '1'"):
-        gradient(bpda(net, {"1": "identity"}), inputs())
+        gradient(bpda(nn.Sequential(nn.Identity(), linear()), {"1": "identity"}), inputs())
     with pytest.raises(AccessError, match="PyTorch"):
         bpda(eot(net))
 

@@ -274,14 +274,14 @@ def friendly(kind: type[Attack]) -> Callable[..., AttackResult]:
     name = kind.__module__.rsplit(".", 1)[-1]
     run_signature = inspect.signature(run_attack)
 
-    def attack(model: Any, x: Any, y: Any, threat: str | ThreatModel | None = None, **options: Any) -> AttackResult:
+    def attack(*given: Any, **options: Any) -> AttackResult:  # model, x, y and the threat, as `__signature__` has them
         own = {key: plain_scalar(value) for key, value in options.items() if key in settings}
         rest = {key: value for key, value in options.items() if key not in settings}
         for key in rest:
-            if key not in run_signature.parameters or key in {"attack", "model", "x", "y", "threat"}:
+            if key not in run_signature.parameters or key == "attack":
                 known = ", ".join(sorted(settings | {"region", "seed", "goal", "mask", "ids", "budget", "batch_size"}))
                 raise SettingError(f"{name} has no setting {key!r}; it takes {known}")
-        return run_attack(kind(**own), model, x, y, threat, **rest)
+        return run_attack(kind(**own), *given, **rest)
 
     positional = [p for key, p in run_signature.parameters.items() if key in {"model", "x", "y", "threat"}]
     keywords = [p for p in run_signature.parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -19,7 +19,7 @@ from hauberk.attacks.ddn import DDN
 from hauberk.attacks.fmn import FMN
 from hauberk.attacks.sigma_zero import SigmaZero
 from hauberk.attacks.sparse_swap import SparseSwap
-from hauberk.errors import SettingError, ThreatError
+from hauberk.errors import SettingError, ThreatError, UnknownNameError
 from hauberk.threat import Goal, Norm, ThreatModel
 from hauberk.victims import check_inputs, wrap
 
@@ -27,13 +27,21 @@ __all__ = ["SmallestResult", "smallest"]
 
 _FOUND = ("adversarials", "broken", "sizes", "labels")
 _COSTS = ("queries", "forwards", "backwards")
-_PLANS: dict[Norm, tuple[Attack, ...]] = {
-    Norm.LINF: (FMN(steps=30), BoundarySlide(rivals=5)),
-    Norm.L2: (DDN(steps=30), BoundarySlide(rivals=5)),
-    Norm.L1: (FMN(steps=30), BoundarySlide(rivals=5)),
-    Norm.L0: (SigmaZero(steps=50), SparseSwap(rivals=5)),
+_PLANS: dict[str, dict[Norm, tuple[Attack, ...]]] = {
+    "quick": {
+        Norm.LINF: (FMN(steps=30), BoundarySlide(rivals=5)),
+        Norm.L2: (DDN(steps=30), BoundarySlide(rivals=5)),
+        Norm.L1: (FMN(steps=30), BoundarySlide(rivals=5)),
+        Norm.L0: (SigmaZero(steps=50), SparseSwap(rivals=5)),
+    },
+    "thorough": {
+        Norm.LINF: (FMN(steps=200), BoundarySlide(steps=70, rivals=9, shrink=0.9)),
+        Norm.L2: (DDN(steps=200), BoundarySlide(steps=70, rivals=9, shrink=0.9)),
+        Norm.L1: (FMN(steps=200), BoundarySlide(steps=70, rivals=9, shrink=0.9)),
+        Norm.L0: (SigmaZero(steps=200), SparseSwap(rivals=9, patience=30)),
+    },
 }
-"""A cheap first shot, then the specialist."""
+"""A first shot of another kind, then the specialist."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +92,7 @@ def smallest(
     y: Any,
     threat: str | ThreatModel = "l2",
     *,
+    effort: str = "quick",
     attacks: Sequence[Attack] | None = None,
     seed: int = 0,
     goal: Goal | None = None,
@@ -97,17 +106,21 @@ def smallest(
         model, x, y, seed, goal, mask, ids, batch_size: as `run_attack` has them.
         threat: a norm without radius, with modifiers such as `@grid255`. With one radius, the attacks after the first only work
             on examples that are not broken yet.
-        attacks: attacks for the smallest change, in the order in which they run; where None FMN (L2: DDN, L0: sigma-zero) with few
-            steps, and then `boundary_slide` (L0: `sparse_swap`) towards five rivals.
+        effort: `quick` runs FMN (L2: DDN, L0: sigma-zero) with few steps, and then `boundary_slide` (L0: `sparse_swap`) towards five
+            rivals; `thorough` gives both about five times as much, and all rivals.
+        attacks: replaces the attacks of `effort`: attacks for the smallest change, in the order in which they run.
 
     Raises:
+        UnknownNameError: there is no such effort.
         SettingError: an attack does not look for the smallest change, or there is none.
         AccessError, ThreatError, DataError, ModelError: as `run_attack`.
 
     Cost: about 150 forwards and backwards an example; the result says how many.
     """
     victim, threat = wrap(model), ThreatModel.parse(threat)
-    plan = _PLANS[threat.norm] if attacks is None else tuple(attacks)
+    if effort not in _PLANS:
+        raise UnknownNameError.of("effort", effort, _PLANS)
+    plan = _PLANS[effort][threat.norm] if attacks is None else tuple(attacks)
     if len(threat.radii) > 1:
         raise ThreatError(
             f"the smallest change has no radii, got {threat}; leave them out, and read the curve: smallest(...).curve(radii)"

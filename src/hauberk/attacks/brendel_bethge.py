@@ -1,12 +1,20 @@
 """Brendel-Bethge attack: begin beyond the decision boundary, and walk along it towards the example.
 
-    z_(t+1) = the point nearest to the example x in the norm, inside the box, within r_t of z_t in L2,
-              where the margin's linear model around z_t is a tenth of the present margin past the boundary
-    slope of that model: g_t = `momentum` g_(t-1) + (1 - `momentum`) grad margin(z_t)
-    r_t: falls by half, `decays` times, in steps of one length
+    z_(t+1) = the point nearest to the example x in the norm, inside the box and within r_t of z_t in L2, where the
+              linearised margin is down to a tenth of what it is at z_t (or, before the boundary, a tenth past it)
+    the slope of that margin: g_t = `momentum` g_(t-1) + (1 - `momentum`) grad margin(z_t)
+    r_t = `lr` |z_0 - x|_2, halved `decays` times in the course of the steps
+
+z_0: steps onto the linearised boundary, each a little longer than the last, until it is crossed; after a restart uniform noise.
+Then bisection along the path that shrinks the change as the norm asks.
 
 Source: Brendel, Rauber, Kuemmerer, Ustyuzhaninov, Bethge 2019, "Accurate, reliable and fast robustness evaluation",
-arXiv:1907.01003, section 3; schedule of r and overshoot of 1.1 as in the authors' later code.
+arXiv:1907.01003, section 3; overshoot, momentum and decays as in the authors' later code.
+**Differs from the paper:** the first start follows the gradient (paper: noise or an image of another class; on our nets that ends
+further away, and an image of another example would make examples depend on each other); r is in units of the first change (authors'
+code: of the number of inputs), so that it fits any data; each step is solved for all examples at once, approximately: the linear
+model is not worth more; an example without a start walks towards the boundary first; from a point whose scores are not finite it
+goes half the way back.
 """
 
 from dataclasses import dataclass
@@ -16,7 +24,7 @@ import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, PerExample, flat, like, wide
+from hauberk._shapes import Batch, flat, wide
 from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
@@ -28,103 +36,147 @@ from hauberk.threat import Access, Differentiable, Goal, Norm, Region
 
 __all__ = ["BrendelBethge", "brendel_bethge"]
 
+_CROSSINGS, _DRAWS, _BISECTIONS = 20, 10, 10
+"""Most steps across the boundary, most draws of noise, and bisections between a start and the example."""
+_SURE, _SURE_SINGLE = 1e-9, 2.0**-17
+"""Of the largest score, in float64 and float32: the least margin that a step aims at. On the boundary itself rounding decides."""
+
 
 @dataclass(frozen=True)
 class BrendelBethge:
+    """Brendel-Bethge attack, for the smallest change or within a radius.
+
+    Cost: at most `restarts` * (`steps` + 31) forwards and, about, `restarts` * `steps` backwards an example.
+
+    Args:
+        steps: steps along the boundary of each run.
+        restarts: runs; the first starts along the gradient, the others from noise.
+        lr: radius of the first steps in units of the start's change, both in L2.
+        decays: how often that radius is halved, in equal intervals.
+        momentum: share of the slopes of earlier points in the slope that is followed, in [0, 1).
+        overshoot: 1 aims at the boundary, more beyond it, in [1, 2).
+    """
+
     steps: int = 1000
-    lr: float = 0.3
+    restarts: int = 1
+    lr: float = 1.0
     decays: int = 20
     momentum: float = 0.8
     overshoot: float = 1.1
-    start: str = "noise"
-    tries: int = 10
-    bisections: int = 10
 
     access: ClassVar[Access] = Access.GRADIENTS
     norms: ClassVar[frozenset[Norm]] = frozenset(Norm)
     smallest: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        positive(self, "steps", "restarts", "lr")
+        not_negative(self, "decays", "momentum", "overshoot")
+        if self.momentum >= 1 or not 1 <= self.overshoot < 2:
+            raise SettingError(
+                f"brendel_bethge needs momentum in [0, 1) and overshoot in [1, 2), "
+                f"got momentum={self.momentum}, overshoot={self.overshoot}"
+            )
+
     def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
-        region = ball_of(self, region)
-        found = Closest(victim, x, goal, region)
-        starts = self._starts(found, streams)
-        found.restart()
-        self._walk(found, starts)
-        return found.best
-
-    def _starts(self, found: Closest, streams: Streams) -> Batch:
-        """A point that reaches the goal for each example, near the boundary; where none was found, the last one tried."""
-        starts, reached = found.best.clone(), torch.zeros_like(found.size, dtype=torch.bool)
-        low, high = found.space.box
-
-        def tried(points: Batch, margin: PerExample) -> None:
-            new = margin > 0
-            rows = found.rows
-            starts[rows], reached[rows] = points, new
-            found.drop(new)
-
-        if self.start == "noise":
-            for _ in range(self.tries):
-                if not len(found):
-                    break
-                noise = streams.uniform(found.rows, found.x.shape[1:], dtype=found.x.dtype)
-                z = found.inside(low + (high - low) * noise)
-                tried(z, found.ask(z))
-                found.compact()
-        if len(found):
-            z = found.x
-            for step in range(20):
-                if not len(found):
-                    break
-                margin, logits, vjp = found.look(z)
-                value, cotangent = margin_slope(logits.nan_to_num(0.0, 0.0, 0.0), found.goal)
-                slope = vjp(cotangent)
-                tried(z, margin)
-                z, slope, value = found.compact(z, slope, value)
-                if len(found):
-                    d = reach_hyperplane(slope, -value, low - z, high - z, Norm.L2)
-                    z = found.inside(z + (1.1 + 0.1 * step) * d)
-        found.restart()
-        found.drop(~reached[found.rows])
-        found.compact()
-        norm = found.space.norm
-        d = flat(starts[found.rows] - found.x)
-        most = d.abs().amax(dim=1, keepdim=True) if len(d) else d[:, :1]
-        share, width = torch.zeros_like(most), torch.ones_like(most)
-        for _ in range(self.bisections):
+        found = Closest(victim, x, goal, ball_of(self, region))
+        for restart in range(self.restarts):
+            found.restart()
             if not len(found):
                 break
-            width = width / 2
-            z = found.inside(found.x + shrink(d, share + width, norm, most).reshape(found.x.shape))
-            success = (found.ask(z) > 0)[:, None]
-            share = torch.where(success, share + width, share)
-            starts[found.rows] = torch.where(wide(success, z), z, starts[found.rows])
-            d, most, share, width = found.compact(d, most, share, width)
-        return starts
+            starts, beyond = _from_noise(found, streams) if restart else _along_the_gradient(found)
+            _nearer(found, starts, beyond)
+            found.restart()
+            if restart:
+                found.drop(~beyond[found.rows])
+                found.compact()
+            self._walk(found, starts[found.rows])
+        return found.best
 
-    def _walk(self, found: Closest, starts: Batch) -> None:
-        z = starts[found.rows]
+    def _walk(self, found: Closest, z: Batch) -> None:
         norm, (low, high) = found.space.norm, found.space.box
-        r = self.lr * Norm.L2.size(z - found.x)
-        every = max(self.steps // self.decays, 1)
-        normal = torch.zeros_like(z)
+        radius = self.lr * Norm.L2.size(z - found.x)
+        halving = max(self.steps // (self.decays + 1), 1)
+        normal, sane = torch.zeros_like(z), z
         for step in range(self.steps):
             if not len(found):
                 return
             margin, logits, vjp = found.look(z)
-            value, cotangent = margin_slope(logits.nan_to_num(0.0, 0.0, 0.0), found.goal)
+            logits = logits.nan_to_num(0.0, 0.0, 0.0)
+            value, cotangent = margin_slope(logits, found.goal)
             slope = vjp(cotangent)
+            lost = wide(margin.isnan(), z)
             normal = slope if step == 0 else self.momentum * normal + (1 - self.momentum) * slope
-            if (step + 2) % every == 0:
-                r = r / 2
-            z, r, normal, value = found.compact(z, r, normal, value)
+            radius = radius / 2 if step and step % halving == 0 else radius
+            least = logits.abs().amax(dim=1) * (_SURE if logits.dtype == torch.float64 else _SURE_SINGLE)
+            z, sane, lost, radius, normal, value, least = found.compact(z, sane, lost, radius, normal, value, least)
             if not len(found):
                 return
-            gap = torch.where(value > 0, -(2 - self.overshoot) * value, -self.overshoot * value).to(z)
+            gap = ((self.overshoot - 1) * value.abs()).maximum(least).to(z) - value.to(z)
             x = found.x
-            z = found.inside(x + boundary_step(z - x, normal, gap, low - x, high - x, r, norm))
+            new = found.inside(x + boundary_step(z - x, normal, gap, low - x, high - x, radius, norm))
+            new, sane = torch.where(lost, (sane + z) / 2, new), torch.where(lost, sane, z)
+            found.drop(flat(new == z).all(dim=1))  # no slope, nowhere to go
+            z, sane, radius, normal = found.compact(new, sane, radius, normal)
         if len(found):
             found.ask(z)
+            found.compact()
+
+
+def _along_the_gradient(found: Closest) -> tuple[Batch, Tensor]:
+    """Steps onto the linearised boundary until it is crossed: (n, *shape) the last points, and (n,) where it is."""
+    starts, beyond = found.best.clone(), torch.zeros_like(found.size, dtype=torch.bool)
+    norm, (low, high) = found.space.norm, found.space.box
+    z = found.x
+    for step in range(_CROSSINGS):
+        if not len(found):
+            break
+        margin, logits, vjp = found.look(z)
+        starts[found.rows], beyond[found.rows] = z, margin > 0
+        value, cotangent = margin_slope(logits.nan_to_num(0.0, 0.0, 0.0), found.goal)
+        slope = vjp(cotangent)
+        found.drop((margin > 0) | (flat(slope) == 0).all(dim=1))
+        z, slope, value = found.compact(z, slope, value)
+        if len(found):
+            change = reach_hyperplane(slope, -value.to(z), low - z, high - z, Norm.L1 if norm is Norm.L0 else norm)
+            z = found.inside(z + (1.1 + 0.1 * step) * change)
+    return starts, beyond
+
+
+def _from_noise(found: Closest, streams: Streams) -> tuple[Batch, Tensor]:
+    """Uniform noise in place of the examples: (n, *shape) the last draws, and (n,) whether they reach the goal."""
+    starts, beyond = found.best.clone(), torch.zeros_like(found.size, dtype=torch.bool)
+    low, high = found.space.box
+    for _ in range(_DRAWS):
+        if not len(found):
+            break
+        noise = streams.uniform(found.rows, found.x.shape[1:], dtype=found.x.dtype)
+        z = found.inside(low + (high - low) * noise)
+        margin = found.ask(z)
+        starts[found.rows], beyond[found.rows] = z, margin > 0
+        found.drop(margin > 0)
+        found.compact()
+    return starts, beyond
+
+
+def _nearer(found: Closest, starts: Batch, beyond: Tensor) -> None:
+    """Bisect between the starts that reach the goal and their examples, in place."""
+    found.restart()
+    found.drop(~beyond[found.rows])
+    found.compact()
+    if not len(found):
+        return
+    norm, change = found.space.norm, flat(starts[found.rows] - found.x)
+    most = change.abs().amax(dim=1, keepdim=True)
+    share, width = torch.zeros_like(most), torch.ones_like(most)
+    for _ in range(_BISECTIONS):
+        if not len(found):
+            return
+        width = width / 2
+        z = found.inside(found.x + shrink(change, share + width, norm, most).reshape(found.x.shape))
+        reached = found.ask(z) > 0
+        share = torch.where(reached[:, None], share + width, share)
+        starts[found.rows[reached]] = z[reached]
+        change, most, share, width = found.compact(change, most, share, width)
 
 
 brendel_bethge = friendly(BrendelBethge)

@@ -22,7 +22,7 @@ Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural ne
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -33,20 +33,17 @@ from hauberk._shapes import Batch, PerExample, flat, like, wide
 from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
-from hauberk.blocks.boundaries import margin_slope, nearest_plane, rivals_by_distance, rivals_of
+from hauberk.blocks.boundaries import margin_slope, planes_at_start
 from hauberk.blocks.confident import with_confidence
 from hauberk.blocks.tanh_space import TanhSpace
-from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Rival, Untargeted
+from hauberk.threat import Access, Differentiable, Goal, Norm, Region
 
 __all__ = ["CarliniWagner", "carlini_wagner"]
 
-_REACH = 0.99
+_REACH = 0.9
 _CHECKS = 10
 _STILL = 0.9999
 """Where the least loss of a tenth of the steps is more than this share of that of the tenth before, it has stopped falling."""
-_CANDIDATES = 10
-"""Classes among which the nearest rivals are looked for, the true one among them."""
-
 _MOST_RUNS = 60
 """Beside their own ends, of the searches in L-inf and L0."""
 
@@ -120,15 +117,17 @@ class _Search:
     def towards_rivals(self, penalty: "Penalty") -> None:
         """The first runs, all from the example: towards each of the nearest rivals, or where the goal names no true class
         towards the goal. The c of the run that found the smallest change is kept."""
-        rows = self.found.rows
-        if not len(rows):
+        if not len(self.found):
             return
-        rivals, distances, lengths = self._planes(rows)
+        norm = self.found.region.norm
+        goals, distances, lengths = planes_at_start(
+            self.found, self.goal, max(self.settings.rivals, 1), norm=Norm.L2 if norm is Norm.L0 else norm
+        )
         kept = self.c
-        for run in range(distances.shape[1]):
+        for run, goal in enumerate(goals):
             live = self._work_on()
             first = self.settings.initial_const
-            if self.found.region.norm is Norm.LINF:
+            if norm is Norm.LINF:
                 self.tau = 1.1 * distances[:, run]
                 self.c = math.prod(self.found.best.shape[1:]) / (2 * lengths[:, run])
             else:
@@ -137,8 +136,7 @@ class _Search:
                 self.c.nan_to_num(1.0, 1.0, 1.0).clamp(1e-6, 1e6) if first is None else torch.full_like(kept, first)
             )
             before = self.near_size.clone()
-            towards = Rival(rivals[live, run], self.goal.classes[live]) if isinstance(self.goal, Untargeted) else None
-            self._run(self.found.x, penalty, towards)
+            self._run(self.found.x, penalty, goal.take(live))
             kept = torch.where((self.near_size < before) | before.isinf(), self.c, kept)
         self.c = kept
 
@@ -203,26 +201,6 @@ class _Search:
         beyond = change.abs() - like(self.tau[rows], change)
         return flat(beyond.clamp_min(0)).sum(dim=1), change.sign() * (beyond > 0)
 
-    def _planes(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Three of (n, runs): the rivals, how far away they are by the gradients at the example, and the gradients' lengths."""
-        found, n = self.found, len(self.c)
-        ball = replace(found.space, norm=Norm.L2) if found.region.norm is Norm.L0 else found.space
-        _, logits, vjp = found.look(found.x)
-        goal = self.goal.take(rows)
-        parts: tuple[Tensor, ...]
-        if isinstance(goal, Untargeted):
-            most = max(self.settings.rivals, 1)
-            parts = rivals_by_distance(found.x, logits, vjp, goal, ball, _CANDIDATES)
-            parts = tuple(part[:, :most] for part in parts)
-        else:
-            plane, _ = nearest_plane(found.x, logits, vjp, goal, ball, rivals_of(logits, goal, 2))
-            length = ball.norm.dual.size(plane.gradient)[:, None]
-            parts = torch.zeros_like(length, dtype=torch.int64), plane.distance[:, None], length
-        whole = [part.new_zeros((n, part.shape[1])) for part in parts]
-        for target, part in zip(whole, parts, strict=True):
-            target[rows] = part
-        return whole[0], whole[1].to(self.c), whole[2].to(self.c)
-
     def _work_on(self, wanted: Tensor | None = None) -> Tensor:
         """Take up the examples that are not done; the rows."""
         self.found.restart()
@@ -243,7 +221,7 @@ class _Search:
         """
         found, settings, space = self.found, self.settings, self.space
         won = torch.zeros_like(self.c, dtype=torch.bool)
-        w = space.enter(start)
+        w, home = space.enter(start), space.leave(space.enter(found.x))[0]
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         before = lowest = self.c.new_full((len(w),), math.inf)
         began = found.rows
@@ -255,7 +233,7 @@ class _Search:
             if not len(rows):
                 break
             z, rate = space.leave(w)
-            z = torch.where(self.free[rows], found.inside(z), found.x)
+            z = torch.where(self.free[rows], found.inside(found.x + (z - home)), found.x)  # x itself, not nearly
             margin, logits, vjp = found.look(z)
             reached = found.succeeds(margin, logits)
             won[rows] |= reached
@@ -282,7 +260,7 @@ class _Search:
             pace = (1 + math.cos(math.pi * step / settings.steps)) / 2
             pace *= math.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
             w = space.hold(w - pace * like(speed, w) * mean / (square.sqrt() + 1e-8))
-            w, mean, square, speed, before, lowest = found.compact(w, mean, square, speed, before, lowest)
+            w, home, mean, square, speed, before, lowest = found.compact(w, home, mean, square, speed, before, lowest)
         return won
 
 

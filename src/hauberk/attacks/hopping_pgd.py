@@ -58,8 +58,8 @@ class HoppingPGD:
         rivals: after the first climb, so many climbs towards the next nearest wrong classes (untargeted goals only).
         rival_steps: steps of each of those.
         floor: climbs that every example gets, however far from broken it stays.
-        near: an example that has `near` of its clean margin left after `floor` climbs gets no more, one that has half of that
-            left four times as many; None spends all on all.
+        near: an example that has more than `near` of its clean margin left after `floor` climbs gets no more, one with half of
+            `near` left gets four times as many; None spends all on all.
         early_stop: leave an example once it is broken.
     """
 

@@ -8,15 +8,16 @@ Source: Moosavi-Dezfooli, Fawzi, Frossard 2016, "DeepFool", arXiv:1511.04599, se
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hauberk._shapes import Batch, Logits, PerExample, wide
-from hauberk.threat import Ball, Goal, Untargeted
+from hauberk.blocks.closest import Closest
+from hauberk.threat import Ball, Goal, Norm, Rival, Untargeted
 
-__all__ = ["Plane", "margin_slope", "nearest_plane", "rivals_by_distance", "rivals_of"]
+__all__ = ["Plane", "margin_slope", "nearest_plane", "planes_at_start", "rivals_of"]
 
 _BEYOND = 2.0**-17
 """Of the largest score: twice what `Closest` doubts in float32."""
@@ -67,6 +68,7 @@ def nearest_plane(
     lengths: Tensor | None = None,
     *,
     count: int = 3,
+    walls: bool = True,
 ) -> tuple[Plane, Tensor]:
     """The nearest plane of each row at z, and the length |g_k|_q of every rival's gradient, (B, K), as far as it is known.
 
@@ -75,6 +77,7 @@ def nearest_plane(
         rivals: of `rivals_of`.
         lengths: as this function gave them at an earlier point. Only the `count` rivals that are nearest if those still hold
             are then looked at; without them, all.
+        walls: False leaves in the gradient what the box stops.
 
     In float32 each gap is a little larger than it seems, so that rounding does not end short of a plane.
 
@@ -84,7 +87,7 @@ def nearest_plane(
     beyond = logits.abs().amax(dim=1) * (0.0 if logits.dtype == torch.float64 else _BEYOND)
     if rivals.shape[1] == 0:
         margin, slope = margin_slope(logits, goal)
-        plane, _ = _plane(beyond - margin, slope, z, vjp, ball)
+        plane, _ = _plane(beyond - margin, slope, z, vjp, ball, walls)
         return plane, logits.new_zeros((len(z), 0))
     assert isinstance(goal, Untargeted)
     gaps = logits.gather(1, goal.classes[:, None]) - logits.gather(1, rivals) + beyond[:, None]
@@ -98,27 +101,51 @@ def nearest_plane(
     for place in order.split(1, dim=1):
         towards = torch.zeros_like(logits).scatter_(1, rivals.gather(1, place), 1.0)
         cotangent = towards.scatter_(1, goal.classes[:, None], -1.0)
-        plane, length = _plane(gaps.gather(1, place).squeeze(1), cotangent, z, vjp, ball)
+        plane, length = _plane(gaps.gather(1, place).squeeze(1), cotangent, z, vjp, ball, walls)
         lengths.scatter_(1, place, length[:, None])
         best = plane if best is None else best.or_nearer(plane)
     assert best is not None
     return best, lengths
 
 
-def rivals_by_distance(
-    z: Batch, logits: Logits, vjp: Callable[[Logits], Batch], goal: Goal, ball: Ball, candidates: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Three of (B, K): the rivals of `rivals_of`, the nearest plane first; their distances, and the lengths of their gradients.
+def planes_at_start(
+    found: Closest, goal: Goal, most: int, *, norm: Norm | None = None, candidates: int = 10
+) -> tuple[list[Goal], Tensor, Tensor]:
+    """What runs from the examples can climb to, the nearest plane first, with the distances and the gradients' lengths there.
 
-    K is 0 for a goal other than `Untargeted`. Cost: a backward for each rival, one at least.
+    Args:
+        found: at its start, with a live row at least.
+        goal: of the batch. An untargeted one is split into `Rival` goals, any other stays as it is.
+        most: how many goals are wanted at most.
+        norm: in which the planes are near; that of the region where None.
+
+    Returns:
+        K goals of the batch, and two of (n, K): the distances, inf where a gradient is 0, and the lengths, 0 there. Rows that are
+        not live have inf and 0.
+
+    Cost: a query and `candidates` - 1 backwards; one backward where the goal is not untargeted.
     """
-    rivals = rivals_of(logits, goal, candidates)
-    _, lengths = nearest_plane(z, logits, vjp, goal, ball, rivals)
-    if not isinstance(goal, Untargeted):
-        return rivals, lengths, lengths
-    gaps = logits.gather(1, goal.classes[:, None]) - logits.gather(1, rivals)
-    distances, order = (gaps.clamp_min(0) / lengths).nan_to_num(torch.inf).sort(dim=1, stable=True)
-    return rivals.gather(1, order), distances, lengths.gather(1, order)
+    rows, n = found.rows, len(found.size)
+    ball = found.space if norm is None else replace(found.space, norm=norm)
+    _, logits, vjp = found.look(found.x)
+    wanted = goal.take(rows)
+    rivals = rivals_of(logits, wanted, candidates)
+    plane, lengths = nearest_plane(found.x, logits, vjp, wanted, ball, rivals)
+    goals: list[Goal] = [goal]
+    if isinstance(goal, Untargeted):
+        gaps = logits.gather(1, goal.classes[rows, None]) - logits.gather(1, rivals)
+        distances, order = (gaps.clamp_min(0) / lengths).nan_to_num(torch.inf).sort(dim=1, stable=True)
+        distances, order = distances[:, :most], order[:, :most]
+        lengths = lengths.gather(1, order)
+        named = goal.classes[:, None].repeat(1, order.shape[1])
+        named[rows] = rivals.gather(1, order)
+        goals = [Rival(rival, goal.classes) for rival in named.unbind(dim=1)]
+    else:
+        distances, lengths = plane.distance[:, None], ball.norm.dual.size(plane.gradient)[:, None]
+    whole = [found.size.new_full((n, distances.shape[1]), fill) for fill in (torch.inf, 0.0)]
+    for kept, part in zip(whole, (distances, lengths), strict=True):
+        kept[rows] = part.to(kept)
+    return goals, whole[0], whole[1]
 
 
 def margin_slope(logits: Logits, goal: Goal) -> tuple[PerExample, Logits]:
@@ -133,10 +160,11 @@ def margin_slope(logits: Logits, goal: Goal) -> tuple[PerExample, Logits]:
 
 
 def _plane(
-    gap: PerExample, cotangent: Logits, z: Batch, vjp: Callable[[Logits], Batch], ball: Ball
+    gap: PerExample, cotangent: Logits, z: Batch, vjp: Callable[[Logits], Batch], ball: Ball, walls: bool
 ) -> tuple[Plane, PerExample]:
     low, high = ball.box
     gradient = vjp(cotangent)
-    gradient.masked_fill_(torch.where(gradient > 0, z >= high, z <= low), 0.0)
+    if walls:
+        gradient.masked_fill_(torch.where(gradient > 0, z >= high, z <= low), 0.0)
     length = ball.norm.dual.size(gradient)
     return Plane(gap, gradient, torch.where(length > 0, gap.clamp_min(0) / length, torch.inf)), length

@@ -21,8 +21,12 @@ from hauberk.threat.norm import fill_l2
 
 __all__ = ["boundary_step", "shrink"]
 
-_OUTER, _INNER = 10, 12
-"""Most bisections of the radius, and most steps for the plane in each. The plane is linear only nearby: more is not worth it."""
+_OUTER, _INNER = 8, 8
+"""Most shares that are tried, and most steps for the plane at each. The plane is linear only nearby: more is not worth it."""
+_USED = 0.7
+"""Of the radius: with a step of this length the search for the share ends."""
+_NEAR = 0.02
+"""Of the gap: how near the plane must be met."""
 
 
 def shrink(change: Tensor, share: Tensor, norm: Norm, most: Tensor) -> Tensor:
@@ -70,17 +74,21 @@ def boundary_step(
     best = reach_hyperplane(slope, level, low, high, norm)
     close = torch.linalg.vector_norm(best - here, dim=1, keepdim=True) <= r
     most = here.abs().amax(dim=1, keepdim=True)
-    d, u, width, n = here + nearest, torch.zeros_like(r), torch.ones_like(r), torch.zeros_like(r)
+    d, n = here + nearest, torch.zeros_like(r)
+    least, trial_u = torch.zeros_like(r), (r / torch.linalg.vector_norm(here, dim=1, keepdim=True)).clamp(0, 1)
+    largest = torch.ones_like(r)
     settled = far | close
     for _ in range(_OUTER):
         if bool(settled.all()):
             break
-        width = width / 2
-        trial, n_trial = _on_plane(here, slope, level[:, None], low, high, u + width, norm, most, n)
+        trial, met, n = _on_plane(here, slope, level[:, None], low, high, trial_u, norm, most, n, settled)
         length = torch.linalg.vector_norm(trial - here, dim=1, keepdim=True)
-        fits = ~settled & (length <= r)
-        d, u, n = torch.where(fits, trial, d), torch.where(fits, u + width, u), torch.where(fits, n_trial, n)
-        settled = settled | (fits & (length >= 0.9 * r))
+        small = met & (length <= r)
+        fits = ~settled & small
+        d = torch.where(fits, trial, d)
+        least, largest = torch.where(small, trial_u, least), torch.where(small, largest, trial_u)
+        settled = settled | (fits & ((length >= _USED * r) | (trial_u >= 1)))
+        trial_u = torch.where(least > 0, (least * largest).sqrt(), largest / 8)
     d = torch.where(far, out_of_reach, torch.where(close, best, d))
     return d.maximum(low).minimum(high).reshape(shape)
 
@@ -95,27 +103,33 @@ def _on_plane(
     norm: Norm,
     most: Tensor,
     n: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """clip(shrink(here - n * slope)), with the n for each row, (B, 1), where <slope, that> is `level`, as nearly as it is found."""
+    settled: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """clip(shrink(here - n * slope)), with the n for each row, (B, 1), where <slope, that> is `level`; whether it is, nearly."""
     lowest, highest = torch.full_like(n, -torch.inf), torch.full_like(n, torch.inf)
-    scale = (slope * slope).sum(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
-    close_enough = 1e-3 * (level - (slope * here).sum(dim=1, keepdim=True)).abs() + 1e-6 * level.abs()
-    done = torch.zeros_like(n, dtype=torch.bool)
-    d = here
+    squares = slope * slope
+    near = _NEAR * (level - (slope * here).sum(dim=1, keepdim=True)).abs()
+    limit = most * (1 - share)
+    done, d = settled, here
     for _ in range(_INNER):
         moved = shrink(here - n * slope, share, norm, most)
         inside = moved.maximum(low).minimum(high)
         d = torch.where(done, d, inside)
         excess = (slope * inside).sum(dim=1, keepdim=True) - level
-        done = done | (excess.abs() <= close_enough)
+        done = done | (excess.abs() <= near)
         if bool(done.all()):
             break
         lowest, highest = torch.where(excess > 0, n, lowest), torch.where(excess > 0, highest, n)
-        free = (inside == moved) & (moved != 0)
-        if norm is Norm.LINF:
-            free &= moved.abs() < most * (1 - share)
-        rate = (slope * slope * free).sum(dim=1, keepdim=True) * ((1 - share) if norm is Norm.L2 else 1.0)
-        newton = n + excess / torch.where(rate > 0, rate, scale)
-        between = torch.where(lowest.isfinite() & highest.isfinite(), (lowest + highest) / 2, n + 2 * (newton - n))
-        n = torch.where(done, n, torch.where((newton > lowest) & (newton < highest), newton, between))
-    return d, n
+        free = (inside == moved) & (moved.abs() < limit if norm is Norm.LINF else moved != 0)
+        rate = (squares * free).sum(dim=1, keepdim=True) * ((1 - share) if norm is Norm.L2 else 1.0)
+        rate = torch.where(rate > 0, rate, squares.sum(dim=1, keepdim=True)).clamp_min(torch.finfo(n.dtype).tiny)
+        newton = n + excess / rate
+        halved = torch.where(lowest.isfinite() & highest.isfinite(), (lowest + highest) / 2, 2 * newton - n)
+        n = torch.where(done, n, torch.where((newton > lowest) & (newton < highest), newton, halved))
+    if norm is not Norm.L0:
+        return d, done, n
+    kept = d != 0  # the plane is met by what stays
+    base = (here * kept).maximum(low).minimum(high)
+    missing = (level - (slope * base).sum(dim=1, keepdim=True))[:, 0]
+    d = base + reach_hyperplane(slope * kept, missing, low - base, high - base, Norm.L2)
+    return d, ((slope * d).sum(dim=1, keepdim=True) - level).abs() <= near, n

@@ -68,8 +68,15 @@ def audit(
     dtype: given.Dtype = None,
     trust_pickle: given.TrustPickle = False,
     n: Annotated[
-        int, typer.Option("--n", "-n", metavar="N", rich_help_panel="The work", help="Look among the first N examples.")
-    ] = POOL,
+        int | None,
+        typer.Option(
+            "--n",
+            "-n",
+            metavar="N",
+            rich_help_panel="The work",
+            help=f"Look among the first N examples; {POOL} if not given.",
+        ),
+    ] = None,
     seed: given.Seed = 0,
     batch_size: given.BatchSize = 128,
     threads: given.Threads = None,
@@ -92,7 +99,7 @@ def audit(
     if suite not in SUITES:
         raise UnknownNameError.of("suite", suite, SUITES)
     for option, value in (("--examples", examples), ("--n", n), ("--batch-size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise SettingError(f"{option} is at least 1, got {value}")
     to_stdout = json is not None and str(json) == "-"
     json = None if to_stdout else given.writable("--json", json)

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from hauberk._shapes import Batch
 from hauberk.attacks import PGD, Attack, AutoPGD, HoppingPGD, Noise, Square
 from hauberk.errors import HauberkError
 from hauberk.evaluate.audit import STEPS, Finding
@@ -31,6 +34,7 @@ __all__ = ["Adaptation", "adapted_suite", "merged", "planned", "steps_for", "vot
 
 SAMPLES = 20
 """Draws of a randomised model for each score and gradient."""
+_LOOKED = 8
 NEIGHBOURS = 10
 """Points of the neighbourhood that a smoothed gradient is averaged over."""
 
@@ -50,12 +54,11 @@ class Adaptation:
     suite: Suite
 
 
-def planned(victim: Victim, threat: ThreatModel, steps: Mapping[str, Sequence[str]], seed: int) -> Adaptation:
-    """The adaptation that these steps make."""
+def planned(victim: Victim, threat: ThreatModel, steps: Mapping[str, Sequence[str]], seed: int, x: Batch) -> Adaptation:
+    """The adaptation that these steps make; `x`: some examples, see `adapted_suite`."""
     asked = {step: list(findings) for step, findings in steps.items()}
-    return Adaptation(
-        asked, voting(victim, asked, seed), adapted_suite(victim, threat, threat.access, list(asked), seed)
-    )
+    suite = adapted_suite(victim, threat, threat.access, list(asked), seed, x)
+    return Adaptation(asked, voting(victim, asked, seed), suite)
 
 
 def merged(
@@ -106,16 +109,21 @@ def voting(victim: Victim, steps: Iterable[str], seed: int) -> Any:
     return eot(victim, samples=SAMPLES, seed=seed) if "eot" in steps else victim
 
 
-def adapted_suite(victim: Victim, threat: ThreatModel, access: Access, steps: Sequence[str], seed: int) -> Suite:
+def adapted_suite(
+    victim: Victim, threat: ThreatModel, access: Access, steps: Sequence[str], seed: int, x: Batch
+) -> Suite:
     """The attacks that apply these steps, in the order to run them, for whom `voting` judges.
 
     Args:
         access: what the threat allows; a substitute may give gradients that the victim does not.
+        x: some examples, by which substitutes find out what they can do; a few uncounted forwards.
 
     Cost: of the standard suite, times 20 for a randomised victim; with score attacks, 5,000 queries an example left standing.
     """
     attacks: list[Any] = []
-    substitute, made = _substitute(victim, threat, steps, seed)
+    substitute, made = _substitute(victim, steps, seed)
+    if min(access, victim.access) >= Access.SCORES and len(x):
+        substitute.logits(x[:_LOOKED], torch.arange(len(x[:_LOOKED]), device=x.device))
     climbing = access >= Access.GRADIENTS and substitute.access >= Access.GRADIENTS
     named = ("eot",) if "eot" in steps else ()
     if climbing and (made or "margin" in steps):
@@ -135,7 +143,7 @@ def adapted_suite(victim: Victim, threat: ThreatModel, access: Access, steps: Se
     return Suite("adapted", tuple(attacks), "what the findings of the audit ask for")
 
 
-def _substitute(victim: Victim, threat: ThreatModel, steps: Sequence[str], seed: int) -> tuple[Any, tuple[str, ...]]:
+def _substitute(victim: Victim, steps: Sequence[str], seed: int) -> tuple[Any, tuple[str, ...]]:
     """The victim with every change of `steps` that can be made to it, and which were."""
     changes: dict[str, Callable[[Any], Any]] = {"bpda": bpda, "logits": BeforeSoftmax}
     made: list[str] = []

@@ -59,7 +59,7 @@ def audit(
     data: Any,
     threat: str | ThreatModel,
     *,
-    n: int = POOL,
+    n: int | None = None,
     examples: int = EXAMPLES,
     thorough: bool = True,
     binarisation: bool = False,
@@ -74,7 +74,7 @@ def audit(
 
     Args:
         model: a victim, or anything that `hauberk.wrap` takes with its defaults.
-        data: whatever `hauberk.data.load` takes; the first n examples are looked among.
+        data: whatever `hauberk.data.load` takes; the first n examples are looked among, 128 at most where None.
         threat: with a radius; of a curve the largest.
         examples: how many correctly classified ones are attacked, at most.
         thorough: run the costlier checks too: other radii and numbers of steps, transfer from a copy of the model.
@@ -92,10 +92,14 @@ def audit(
     if threat.smallest:
         raise ThreatError(f"an audit needs a radius, got {threat}; write for example linf:8/255")
     for name, value in (("n", n), ("examples", examples)):
+        if value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SettingError(f"expected {name} to be a whole number >= 1, got {name}={value!r}")
     victim = wrap(model)
     source = load_data(data, bounds=victim.bounds, n=n)
+    if n is None and len(source) > POOL:
+        source = load_data(source, bounds=victim.bounds, n=POOL)
     started = _now()
     found = _look(victim, source, threat, examples, seed, thorough=thorough, binarisation=binarisation)
     evaluation = None

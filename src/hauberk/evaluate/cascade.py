@@ -6,7 +6,7 @@ stays broken with that point, and only survivors are attacked again.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Labels, flat
-from hauberk.blocks.judge import judge
+from hauberk.blocks.judge import Verdict, judge
 from hauberk.data import Chunk
 from hauberk.evaluate.suites import Suite
 from hauberk.evaluate.through import label_of
-from hauberk.threat import Access, Ball, Goal, Norm, Targeted, ThreatModel, goal_from
+from hauberk.evaluate.witness import Witness, is_foreign
+from hauberk.threat import Access, Ball, Goal, Norm, Region, Targeted, ThreatModel, goal_from
 from hauberk.victims import Meter, Victim, Votes, posed, shown
 
 __all__ = ["ChunkEvidence", "Clean", "Known", "Tally", "look_clean", "run_chunk"]
@@ -28,7 +29,8 @@ __all__ = ["ChunkEvidence", "Clean", "Known", "Tally", "look_clean", "run_chunk"
 class Tally:
     """What one stage of a suite did in a chunk at one radius; the judge's forward of each proposal is in the counts.
 
-    `refused` counts proposals that the judge did not accept because they are not finite or lie outside the region.
+    `refused` counts proposals that the judge did not accept because they are not finite or lie outside the region, `silent` the
+    examples that are broken by a point the attack passed through and did not propose.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Tally:
     attempted: int = 0
     broken: int = 0
     refused: int = 0
+    silent: int = 0
     forwards: int = 0
     backwards: int = 0
     queries: int = 0
@@ -157,9 +160,13 @@ def run_chunk(
             streams = Streams(seed, chunk.ids.to(device)[live], f"{stage}:{label_of(attack)}@{radius!r}")
             wanted, space = goal.take(live), region.take(live)
             asked, start = posed(threat.chart, meter, x[live])
-            points = attack(asked, start, wanted, space, streams=streams)
+            witness = Witness(asked, start, wanted, space) if is_foreign(attack) else None
+            points = attack(asked if witness is None else witness, start, wanted, space, streams=streams)
             asked, start = posed(threat.chart, meter, x[live])  # an attack may have written into its own
             verdict = judge(asked, points, start, wanted, space, torch.arange(len(live), device=device))
+            if witness is not None:
+                points, verdict, silent = _confirmed(witness, points, verdict, asked, start, wanted, space)
+                tally.silent += silent
             parameters = threat.chart.values(points) if threat.chart is not None and threat.chart.names else None
             points = shown(threat.chart, points, x[live], victim.bounds)
             total.forwards[live] += meter.forwards
@@ -209,6 +216,23 @@ def run_chunk(
     return ChunkEvidence(
         columns, found.tensors(chunk.ids), tallies, statuses, classes, charged, broken_before, clean, found
     )
+
+
+def _confirmed(
+    witness: Witness, points: Tensor, verdict: Verdict, asked: Any, x: Tensor, goal: Goal, region: Region
+) -> tuple[Tensor, Verdict, int]:
+    """The proposals, with points that the attack passed through where those break what its own do not; and how many they are."""
+    rows = (witness.seen & ~verdict.broken).nonzero()[:, 0]
+    if not len(rows):
+        return points, verdict, 0
+    passed = witness.points[rows]
+    second = judge(asked, passed, x[rows], goal.take(rows), region.take(rows), rows)
+    rows, kept = rows[second.broken], second.broken
+    points, labels = points.clone(), verdict.labels.clone()
+    broken, confidence = verdict.broken.clone(), verdict.confidence.clone()
+    points[rows], labels[rows] = passed[kept], second.labels[kept]
+    broken[rows], confidence[rows] = True, second.confidence[kept].to(confidence)
+    return points, replace(verdict, broken=broken, labels=labels, confidence=confidence), len(rows)
 
 
 class _Found:

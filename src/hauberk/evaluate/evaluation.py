@@ -106,9 +106,7 @@ def evaluate(
     wanted = _wanted(adapt, audit)
     threat = ThreatModel.parse(threat)
     if threat.smallest:
-        raise ThreatError(
-            f"an evaluation needs a radius, got {threat}; write for example {_example(threat)}"
-        )
+        raise ThreatError(f"an evaluation needs a radius, got {threat}; write for example {_example(threat)}")
     if batch_size < 1:
         raise SettingError(f"a batch holds at least one example, got batch_size={batch_size}")
     victim = wrap(model)
@@ -150,7 +148,8 @@ def evaluate(
                     steps = run.ledgers()[0]["adapted"]["steps"] if 0 in run.done else None
                     if steps is None:
                         steps = steps_for(() if found is None else found.findings, threat.access, wanted)
-                    adaptation = planned(victim, threat, steps, seed)
+                    shown, _ = check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids)
+                    adaptation = planned(victim, threat, steps, seed, shown)
                 ledger, rows, tensors = _work(
                     victim, chunk, threat, chosen, seed, access, found, index == 0, adaptation, advance
                 )

@@ -72,7 +72,7 @@ def build_result(
         "robust_accuracy": radii[-1]["robust_accuracy"],
         "attacks": [
             {"name": name_of(attack), "settings": settings_of(attack)}
-            | {key: count for key, count in _over_radii(stage).items() if key != "refused"}
+            | {key: count for key, count in _over_radii(stage).items() if key not in ("refused", "silent")}
             for attack, stage in zip(suite.attacks, zip(*tallies, strict=True), strict=True)
         ]
         + [_audit_entry(ledger["audit"], ledgers) for ledger in ledgers if ledger["audit"] is not None]
@@ -136,10 +136,10 @@ def _adapted_entries(ledgers: Sequence[Ledger], radii: Sequence[float]) -> list[
     for part in parts:
         for total, tally in zip(chain.from_iterable(totals), part["attacks"], strict=True):
             for key in _COUNTS:
-                setattr(total, key, getattr(total, key) + tally[key])
+                setattr(total, key, getattr(total, key) + tally.get(key, 0))
     return [
         {"name": stage["name"], "settings": stage["settings"]}
-        | {key: count for key, count in _over_radii(tallies).items() if key != "refused"}
+        | {key: count for key, count in _over_radii(tallies).items() if key not in ("refused", "silent")}
         for stage, tallies in zip(stages, zip(*totals, strict=True), strict=True)
     ]
 
@@ -161,7 +161,7 @@ def _tallies(ledgers: Sequence[Ledger], suite: Suite, radii: Sequence[float]) ->
     for ledger in ledgers:
         for total, part in zip(chain.from_iterable(totals), ledger["attacks"], strict=True):
             for key in _COUNTS:
-                setattr(total, key, getattr(total, key) + part[key])
+                setattr(total, key, getattr(total, key) + part.get(key, 0))
     return totals
 
 
@@ -179,7 +179,7 @@ def _audit_entry(audit: Mapping[str, Any], ledgers: Sequence[Ledger]) -> dict[st
     return {"name": "audit", "settings": {}, "attempted": audit["examples"], "broken": broken} | counts
 
 
-_COUNTS = ("attempted", "broken", "refused", "forwards", "backwards", "queries", "seconds")
+_COUNTS = ("attempted", "broken", "refused", "silent", "forwards", "backwards", "queries", "seconds")
 
 
 def _cost(ledgers: Sequence[Ledger], n: int) -> dict[str, float]:

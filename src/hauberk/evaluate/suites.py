@@ -53,26 +53,36 @@ def _quick(norm: Norm) -> tuple[Attack, ...]:
             Noise(tries=20),
         )
     if norm is Norm.L1:
-        return FGSM(loss="margin"), AutoPGD(steps=20, loss="margin"), AutoPGD(steps=20, loss="dlr", targets=2)
-    return FGSM(loss="margin"), _FIRST_LOOK, HoppingPGD(restarts=4)
+        return (
+            FGSM(loss="margin"),
+            AutoPGD(steps=20, loss="margin"),
+            FAB(steps=30),
+            AutoPGD(steps=20, loss="dlr", targets=2),
+        )
+    climbs = FGSM(loss="margin"), _FIRST_LOOK, HoppingPGD(restarts=4)
+    return climbs if norm is Norm.LINF else (*climbs, FAB(steps=30))
 
 
 def _standard(norm: Norm) -> tuple[Attack, ...]:
     if norm is Norm.L0:
         return (
             FGSM(loss="margin"),
-            PGD(steps=40, loss="margin", start="clean", schedule="linear"),
-            SigmaZero(steps=500),
-            PGD(steps=40, loss="margin", schedule="linear", restarts=5),
+            PGD(steps=20, loss="margin", start="clean", schedule="linear"),
+            SigmaZero(steps=1000),
             Noise(tries=100),
         )
     if norm is Norm.L1:
         return (
             AutoPGD(steps=50, loss="margin"),
-            AutoPGD(steps=50, loss="dlr", targets=9),
-            AutoPGD(steps=50, loss="ce", restarts=3),
+            FAB(targets=9),
+            AutoPGD(steps=50, loss="dlr", targets=3),
+            AutoPGD(steps=50),
             Noise(tries=100),
         )
+    if (
+        norm is Norm.L2
+    ):  # on nets trained for another norm, gradients mislead inside the ball more than outside, where FAB goes
+        return _FIRST_LOOK, AutoPGD(steps=20), HoppingPGD(), FAB(targets=4), Square(steps=100)
     return _FIRST_LOOK, AutoPGD(steps=20), HoppingPGD(), Square(steps=100)
 
 

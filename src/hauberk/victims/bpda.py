@@ -9,10 +9,10 @@ adversarial examples", arXiv:1802.00420, section 4.1.
 
 **Differs from the paper:**
 
-- With "auto" the parts are found, not named: functions of torch that drop the derivative get one (`straight`; comparisons only
-  where the gradient is dead without them), and modules that still let none through (`dead`) are replaced by the identity where input and output have the same shape, and where the output
-  has more values for each one (an encoding in levels, such as a thermometer) by the straight line through each, fitted on the
-  first examples.
+- With "auto" the parts are found, not named. Functions of torch that drop the derivative get one (`straight`; comparisons only
+  where the gradient is dead without). Modules that still let none through (`dead`) are replaced by the identity where input and
+  output have the same shape, and where the output has more values for each one (an encoding in levels, such as a thermometer)
+  by the straight line through each, fitted on the first examples.
 """
 
 import copy
@@ -40,7 +40,7 @@ Substitute: TypeAlias = nn.Module | Callable[[Tensor], Tensor] | Literal["identi
 """What stands for a module in the backward pass: it is given the module's first input, and gives the shape of its output."""
 _LOOKED = 8  # examples that "auto" looks at: as many as a probe asks
 _ROUNDS = 3
-_LEVELS = (None, "functions without one", "functions without one, and comparisons,")
+_LEVELS = ("functions without one", "functions without one, and comparisons,")
 
 
 @final
@@ -133,7 +133,8 @@ class BpdaVictim:
         """
         self._ready(x)
         with self._opened(x):
-            return self.inner.pullback(x, rows)
+            leaf, logits = self.inner.attached(x)
+        return self.inner.pulled(leaf, logits)
 
     @property
     def _blind(self) -> bool:
@@ -161,19 +162,20 @@ class BpdaVictim:
         """Do as little as is needed: nothing; straight-through functions; comparisons too; substitutes, from the inside out."""
         with private_chance("bpda", device=self.device):
             plain = self.inner.logits(x, rows)
+        dead = {part.name for part in self._dead(x)}
         for level in _LEVELS:
             before, self._straight = self._straight, level
             answered, used = self._tried(x, rows)
             if answered is not None and not torch.allclose(answered, plain, rtol=1e-4, atol=1e-5, equal_nan=True):
                 self._straight = before
-                self._notes.append(
-                    "Some functions keep their own derivative: under substitutes the model answered differently."
-                )
+                self._notes.append("Some functions have no derivative still: with one, the model answered differently.")
                 break
-            if level and not used:
-                self._straight = before  # nothing was done that the level before did not do
-            dead = self._dead(x)
-            if level and not dead:
+            found = {part.name for part in self._dead(x)}
+            if not used or (found and found == dead):
+                self._straight = before  # nothing was gained
+                continue
+            dead = found
+            if not dead:
                 break
         for _ in range(_ROUNDS):
             fresh = [part for part in self._dead(x) if part.name not in self._substitutes]
@@ -198,7 +200,8 @@ class BpdaVictim:
         mode: StraightThrough | None = None
         try:
             with private_chance("bpda", device=self.device), self._opened(x) as mode:
-                logits, vjp = self.inner.pullback(x, rows)
+                leaf, attached = self.inner.attached(x)
+            logits, vjp = self.inner.pulled(leaf, attached)
             spread = (torch.arange(logits.shape[1], device=x.device) - 0.37).to(logits).expand_as(logits)
             gradient = flat(vjp(spread)).nan_to_num(0.0)
         except (AccessError, ModelError):

@@ -14,7 +14,7 @@ it; what is computed from the whole numbers is computed from the twin once more,
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -86,6 +86,28 @@ class StraightThrough(TorchFunctionMode):
         self.paused = 0
         self._escaped: list[Tensor] = []
         _mark(list(known))
+
+    def __enter__(self) -> Self:
+        # a Function of the user's own is run by torch's C++, out of sight of this mode: only its `apply` can be watched
+        self._apply = vars(torch.autograd.Function)["apply"]
+        torch.autograd.Function.apply = classmethod(self._applied)  # type: ignore[assignment]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:  # noqa: PYI036  # torch leaves these untyped
+        torch.autograd.Function.apply = self._apply
+        super().__exit__(*raised)
+
+    def _applied(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """What a Function of the user's own gives, joined to its input where its backward gives nothing."""
+        result = self._apply.__func__(function, *args, **kwargs)
+        given = next(filter(_live, args), None)
+        if self.paused or function is Link or given is None or not isinstance(result, Tensor):
+            return result
+        if result.shape != given.shape or not result.is_floating_point() or not _is_dead(result, given):
+            return result
+        self.used = True
+        return linked(result, given)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -217,6 +239,23 @@ def exactly(mode: StraightThrough | None, function: Callable[[], T]) -> T:
 
 def _live(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
+
+
+def _is_dead(result: Tensor, given: Tensor) -> bool:
+    """A vector-Jacobian product of this step alone is absent, or zero or not finite for half of the examples or more."""
+    if not result.requires_grad:
+        return True
+    cotangent = (torch.arange(result.numel(), device=result.device) % 7 - 2.5).to(result.dtype).reshape(result.shape)
+    try:
+        gradients: Any = torch.autograd.grad(result, given, cotangent, retain_graph=True, allow_unused=True)
+    except RuntimeError:  # a backward that fails, or is not there
+        return True
+    found = gradients[0]
+    if found is None:
+        return True
+    rows = found.reshape(len(found), -1) if found.ndim else found.reshape(1, 1)
+    lost = (rows == 0).all(dim=1) | ~rows.isfinite().all(dim=1)
+    return bool(len(rows)) and float(lost.double().mean()) >= 0.5
 
 
 def _source(value: Tensor) -> Tensor | None:

@@ -178,10 +178,21 @@ class TorchVictim:
             AccessError: the model answers labels only, or its answers do not depend on the input differentiably.
             ModelError: the model failed, or answered something else than before.
         """
+        return self.pulled(*self.attached(x))
+
+    def attached(self, x: Batch) -> tuple[Batch, Logits]:
+        """A leaf with the values of x, and the scores as part of its graph. One forward per row.
+
+        Raises:
+            AccessError, ModelError: as `pullback`.
+        """
         self._ready(x)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            logits = self._answers.logits(self._ask(leaf), len(x))
+            return leaf, self._answers.logits(self._ask(leaf), len(x))
+
+    def pulled(self, leaf: Batch, logits: Logits) -> tuple[Logits, Callable[[Logits], Batch]]:
+        """What `pullback` gives, from what `attached` gave."""
         if not logits.requires_grad:
             raise AccessError(
                 f"the answers of {self.name!r} carry no gradient back to its input (a detach, no_grad or a step that has "
@@ -193,7 +204,7 @@ class TorchVictim:
                 gradients: Any = torch.autograd.grad(logits, leaf, cotangent, retain_graph=True, allow_unused=True)
             except RuntimeError as error:
                 raise trouble(
-                    self.name, x, error, "its gradient cannot be computed; use a threat with @scores"
+                    self.name, leaf, error, "its gradient cannot be computed; use a threat with @scores"
                 ) from error
             return torch.zeros_like(leaf) if gradients[0] is None else gradients[0].contiguous()
 

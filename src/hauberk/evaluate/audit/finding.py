@@ -51,7 +51,7 @@ class Finding:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Finding":
         """The finding that `to_json` wrote."""
-        return cls(**{**value, "adapt": tuple(value["adapt"])})
+        return cls(**{**value, "adapt": tuple(value.get("adapt", ()))})
 
 
 @dataclass(frozen=True)

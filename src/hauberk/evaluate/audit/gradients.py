@@ -161,7 +161,7 @@ def _where(part: Part) -> str:
         names = dead_modules(part.meter.victim, part.x[:8])
     except HauberkError:  # no PyTorch module, or one that cannot be looked into
         return ""
-    shown = [name or "the model's own forward" for name in names]
+    shown = [f"module {name!r}" if name else "the model's own forward" for name in names]
     return f"; it is lost in {', '.join(shown[:5])}{', ...' if len(shown) > 5 else ''}" if shown else ""
 
 

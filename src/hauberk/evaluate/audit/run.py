@@ -26,6 +26,18 @@ def audit_cascade(tallies: Sequence[Sequence[Tally]], correct: int) -> list[Find
                 "the attack does not keep to the threat, so what it might have broken within is unknown: mend or leave it out",
             )
         )
+    silent = sum(tally.silent for stages in tallies for tally in stages)
+    if silent:
+        names = sorted({tally.name for stages in tallies for tally in stages if tally.silent})
+        findings.append(
+            Finding(
+                "silent-success",
+                "warning",
+                f"{', '.join(names)} passed through adversarial points of {silent} examples and proposed others, which are none; the "
+                "points passed through were judged and count",
+                "an attack must propose the best point it has seen, not its last: mend it, as other tools will not see what it passed",
+            )
+        )
     surprises = [tally for stages in tallies for tally in _beyond_gradients(stages)]
     if surprises:
         worst = max(surprises, key=lambda tally: tally.broken / tally.attempted)

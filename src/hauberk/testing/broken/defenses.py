@@ -32,7 +32,7 @@ __all__ = ["BROKEN", "BrokenDefense", "build", "honest"]
 
 _HELD_OUT = {"digits": 500, "mnist5k": 1000}
 """The first examples of each data set, which no net here has seen."""
-_SURE = 30.0
+_SURE = 50.0
 """By this the logits of two nets are multiplied. Small nets are less sure of themselves than those of the papers."""
 
 
@@ -165,7 +165,7 @@ def _pruning(seed: int) -> nn.Module:
 
 
 def _resize(seed: int) -> nn.Module:
-    return nn.Sequential(ResizeAndPad(28, 31, 28), _zoo("mnist-natural"))
+    return nn.Sequential(ResizeAndPad(29, 32, 28), _zoo("mnist-natural"))
 
 
 def _k_winners(seed: int) -> nn.Module:

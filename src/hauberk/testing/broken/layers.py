@@ -84,7 +84,7 @@ class Prune(nn.Module):
 
 
 class ResizeAndPad(nn.Module):
-    """All pictures of a batch resized to a random side in [low, high] and put at a random place of a black canvas of side `high`.
+    """All pictures of a batch resized to a random side in [low, high], at a random place of a black canvas of side `high` + 1.
 
     As in a pipeline on image files, the resized values are rounded to 8 bits; the canvas is then brought to the side `out`.
     """
@@ -95,7 +95,7 @@ class ResizeAndPad(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         side = int(torch.randint(self.low, self.high + 1, ()))
-        room = self.high - side
+        room = self.high + 1 - side
         left, top = (int(value) for value in torch.randint(room + 1, (2,)))
         small = nn.functional.interpolate(x, size=(side, side), mode="nearest")
         canvas = nn.functional.pad(torch.round(small * 255) / 255, (left, room - left, top, room - top))

@@ -1,0 +1,245 @@
+"""Adapting sees through what deceives the suite, leaves honest nets as they are, and keeps both verdicts."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+from torch import Tensor, nn
+
+import hauberk as hb
+from hauberk.attacks import PGD, Noise
+from hauberk.errors import SettingError, UnknownNameError
+from hauberk.evaluate import evaluate
+from hauberk.evaluate.adapt import adapted_suite, steps_for
+from hauberk.evaluate.audit import STEPS, Finding
+from hauberk.evaluate.through import label_of
+from hauberk.threat import Access, ThreatModel
+from hauberk.victims import wrap
+
+if TYPE_CHECKING:
+    from conftest import Digits
+else:
+    Digits = Any
+
+SCHEMA = json.loads((resources.files("hauberk") / "evaluate" / "evaluation.schema.json").read_text(encoding="utf-8"))
+WEAK = [PGD(steps=10, loss="ce"), Noise(tries=2)]
+
+
+class Around(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Rounded(Around):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x * 8).round() / 8)
+
+
+class Quarter(Around):
+    """Rounds the smallest quarter of the picture only, so that some gradients are left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(torch.cat(((x[:, :, :2] * 8).round() / 8, x[:, :, 2:]), dim=2))
+
+
+class Thresholds(Around):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x > 0.5).to(x.dtype))
+
+
+class Saturated(Around):
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.net(x) * 30).softmax(dim=1)
+
+
+class Noisy(Around):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + 0.2 * torch.randn_like(x))
+
+
+def adapted(digits: Digits, model: nn.Module, threat: str, n: int = 40, **options: Any) -> dict[str, Any]:
+    found = evaluate(model, (digits.x[:n], digits.y[:n]), threat, **{"suite": WEAK, "adapt": True} | options)
+    Draft202012Validator(SCHEMA).validate(found.result)
+    return found.result
+
+
+def value(result: dict[str, Any]) -> float:
+    return result["robust_accuracy"]["upper"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "threat", "suite", "steps", "least"),
+    [
+        (Rounded, "linf:0.2", WEAK[:1], {"bpda", "score-attacks"}, 0.5),
+        (Thresholds, "linf:0.55", [Noise(tries=1)], {"bpda", "score-attacks"}, 0.5),
+        (Saturated, "linf:0.3", WEAK[:1], {"logits", "margin"}, 0.2),
+        (Noisy, "linf:0.2", [PGD(steps=2, step_size=0.01)], {"eot"}, 0.2),
+    ],
+    ids=["rounded", "thresholds", "saturated", "noisy"],
+)
+def test_the_adapted_verdict_sees_through_what_the_first_did_not(
+    digits: Digits, kind: type[Around], threat: str, suite: list[Any], steps: set[str], least: float
+) -> None:
+    result = adapted(digits, kind(digits.conv), threat, suite=suite)
+    first = result["adapted"]["first"]["robust_accuracy"]["upper"]["value"]
+    assert steps <= {entry["step"] for entry in result["adapted"]["steps"]}
+    assert value(result) <= 0.1 < least <= first
+    assert [entry["id"] for entry in result["audit"] if entry["severity"] != "info"]
+
+
+def test_honest_nets_are_left_as_they_are(digits: Digits) -> None:
+    plain = adapted(digits, digits.conv, "linf:0.05", adapt=False)
+    result = adapted(digits, digits.conv, "linf:0.05")
+    assert plain["adapted"] is None
+    assert result["adapted"]["steps"] == []
+    assert value(result) == value(plain) == value(result["adapted"]["first"])
+    assert result["cost"]["queries_per_example"] == plain["cost"]["queries_per_example"]
+
+
+def test_both_verdicts_add_up_over_a_curve_and_over_chunks(digits: Digits, tmp_path: Path) -> None:
+    x, y = digits.x[:40], digits.y[:40]
+    options: dict[str, Any] = {"suite": [PGD(steps=5, loss="margin"), Noise(tries=10)], "adapt": ("bpda",), "audit": False}
+    options |= {"batch_size": 16, "out": tmp_path / "run"}
+    run = evaluate(Quarter(digits.conv), (x, y), "linf:0.1,0.3", **options)
+    result = run.result
+    Draft202012Validator(SCHEMA).validate(result)
+    for before, after in zip(result["adapted"]["first"]["radii"], result["radii"], strict=True):
+        assert after["broken"] >= before["broken"]
+        assert sum(after[key] for key in ("misclassified", "broken", "undecided", "proven")) == 40
+        assert before["misclassified"] == after["misclassified"]
+    assert result["radii"][1]["broken"] >= result["radii"][0]["broken"]
+    rows = run.run.rows.to_pydict()
+    assert rows["status"].count("broken") == sum(level["broken"] for level in result["radii"])
+    names = [entry["name"] for entry in result["attacks"]]
+    assert names[:2] == ["pgd", "noise"]
+    assert all("bpda" in name for name in names[2:])
+    by_attack = sum(entry["forwards"] for entry in result["attacks"])
+    assert (
+        by_attack <= result["cost"]["forwards_per_example"] * 40 <= by_attack + 40 * 3
+    )  # clean pass and carried points
+    again = evaluate(Quarter(digits.conv), (x, y), "linf:0.1,0.3", **options)
+    assert again.result["radii"] == result["radii"]
+
+
+def test_what_a_suite_broke_by_luck_of_a_random_model_is_put_to_the_vote(digits: Digits) -> None:
+    class Coin(Around):
+        """Class 0 two times of three, whatever is done."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = torch.zeros(len(x), 10)
+            scores[:, 0] = 5.0
+            wrong = torch.rand(len(x), 1) < 1 / 3
+            return torch.where(wrong, scores.roll(1, dims=1), scores)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = evaluate(
+            Coin(digits.conv),
+            (digits.x[:32], torch.zeros(32, dtype=torch.int64)),
+            "linf:0.05",
+            suite=[Noise(tries=5)],
+            adapt=("eot",),
+            audit=False,
+        )
+    first, last = found.result["adapted"]["first"]["radii"][0], found.result["radii"][0]
+    assert first["misclassified"] > 0
+    assert first["broken"] > 0
+    assert (last["misclassified"], last["broken"], last["undecided"]) == (0, 0, 32)
+
+
+def test_adaptations_are_for_what_the_threat_allows() -> None:
+    findings = [
+        Finding("random-output", "error", "1", "x", ("eot",)),
+        Finding("dead-gradients", "error", "1", "x", ("bpda", "score-attacks")),
+        Finding("softmax-output", "info", "1", "x", ("logits",)),
+    ]
+    assert list(steps_for(findings, Access.GRADIENTS)) == ["eot", "bpda", "score-attacks"]
+    assert list(steps_for(findings, Access.SCORES)) == ["eot", "score-attacks"]
+    assert list(steps_for(findings, Access.LABELS)) == ["eot"]
+    assert steps_for(findings, Access.GRADIENTS, ("smooth",))["smooth"] == []
+    assert "logits" not in steps_for(findings, Access.GRADIENTS)
+
+
+@pytest.mark.parametrize("threat", ["linf:0.1", "l2:1", "l1:5", "l0:3", "linf:0.1@scores", "linf:0.1@labels"])
+def test_every_step_has_attacks_under_every_threat(digits: Digits, threat: str) -> None:
+    victim = wrap(digits.conv)
+    victim.probe(digits.x[:8])
+    parsed = ThreatModel.parse(threat)
+    for step in STEPS:
+        if step not in steps_for([Finding("a", "error", "1", "x", (step,))], parsed.access):
+            continue
+        suite = adapted_suite(victim, parsed, parsed.access, [step], 0, digits.x[:8])
+        assert suite.attacks, step
+        assert all(step in label_of(attack) for attack in suite.attacks)
+        assert all(parsed.norm in attack.norms for attack in suite.attacks)
+
+
+def test_steps_can_be_asked_for_without_a_finding(digits: Digits) -> None:
+    result = adapted(digits, digits.conv, "linf:0.05", n=16, suite=[Noise(tries=1)], adapt=("more-steps",))
+    assert result["adapted"]["steps"] == [{"step": "more-steps", "findings": [], "what": STEPS["more-steps"]}]
+    assert value(result) <= value(result["adapted"]["first"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"adapt": "bpda"}, SettingError, "sequence of steps"),
+        ({"adapt": ("bdpa",)}, UnknownNameError, "bpda"),
+        ({"adapt": True, "audit": False}, SettingError, "audit"),
+    ],
+    ids=["a string", "unknown", "no audit"],
+)
+def test_an_adaptation_that_means_nothing_is_refused(
+    digits: Digits, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        evaluate(digits.conv, (digits.x[:4], digits.y[:4]), "linf:0.1", **options)
+
+
+def test_the_public_audit_says_all_that_its_schema_asks_for(digits: Digits) -> None:
+    schema = json.loads((resources.files("hauberk") / "evaluate" / "audit.schema.json").read_text(encoding="utf-8"))
+    found = hb.audit(Rounded(digits.conv), (digits.x[:40], digits.y[:40]), "linf:0.25", adapt=True, suite=WEAK, n=30)
+    Draft202012Validator(schema).validate(found.result)
+    assert "dead-gradients" in found.errors
+    assert {"smaller-radius-breaks-more", "fewer-steps-break-more", "transfer-beats-gradients"} <= set(
+        found.result["checks"]
+    )
+    assert found.evaluation is not None
+    assert found.result["adapted"]["robust_accuracy"] == found.evaluation.result["robust_accuracy"]
+    assert "error dead-gradients" in repr(found)
+
+
+def test_the_thorough_audit_is_silent_on_an_honest_net_and_the_binarisation_test_passes(digits: Digits) -> None:
+    found = hb.audit(digits.conv, (digits.x[:40], digits.y[:40]), "linf:0.05", binarisation=True)
+    assert found.findings == []
+    assert "binarisation-test-fails" in found.result["checks"]
+    quick = hb.audit(digits.conv, (digits.x[:40], digits.y[:40]), "linf:0.05", thorough=False)
+    assert set(quick.result["checks"]) < set(found.result["checks"])
+
+
+def test_the_binarisation_test_fails_where_gradients_are_dead(digits: Digits) -> None:
+    found = hb.audit(
+        Rounded(digits.conv), (digits.x[:40], digits.y[:40]), "linf:0.06", thorough=False, binarisation=True
+    )
+    assert "binarisation-test-fails" in found.errors
+
+
+def test_a_copy_shows_what_dead_gradients_hide(digits: Digits) -> None:
+    found = hb.audit(Rounded(digits.conv), (digits.x[:128], digits.y[:128]), "linf:0.15")
+    assert "transfer-beats-gradients" in found.errors
+
+
+@pytest.mark.parametrize(
+    "options", [{"n": 0}, {"examples": 0}, {"n": True}], ids=["no example", "none attacked", "a truth value"]
+)
+def test_an_audit_of_nothing_is_refused(digits: Digits, options: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match="whole number"):
+        hb.audit(digits.conv, (digits.x[:4], digits.y[:4]), "linf:0.1", **options)
