@@ -44,11 +44,11 @@ def test_it_walks_along_a_curved_boundary_to_the_nearest_point() -> None:
     optimal = (rim[None] - x[:, None]).norm(dim=2).amin(dim=1)
     victim = hb.wrap(Bowl(), bounds=(0, 1))
     y = torch.zeros(3, dtype=torch.int64)
-    started = run_attack(BrendelBethge(steps=1), victim, x, y, "l2").sizes
-    walked = run_attack(BrendelBethge(steps=60), victim, x, y, "l2").sizes
+    started = run_attack(BrendelBethge(steps=1, restarts=1), victim, x, y, "l2").sizes
+    walked = run_attack(BrendelBethge(steps=60, restarts=1), victim, x, y, "l2").sizes
     assert float((walked / optimal).max()) < 1.001
     assert float((walked / optimal).min()) > 1 - 1e-6
-    assert float((started / walked).max()) > 1.05
+    assert float((started / walked).max()) > 1.03
 
 
 def test_restarts_from_noise_never_lose_and_cost_their_share() -> None:

@@ -24,10 +24,10 @@ def slopes(count: int, features: int, coarse: bool) -> tuple[Tensor, Tensor, Ten
 @pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "ties"])
 @pytest.mark.parametrize("features", [2, 3, 7, 40])
 def test_the_pair_is_the_best_of_all_pairs(features: int, coarse: bool) -> None:
-    a, b, allowed = slopes(300, features, coarse)
+    a, b, allowed = slopes(100, features, coarse)
     pair, worth = _best_pair(a, b, allowed)
     seen = 0
-    for row in range(300):
+    for row in range(100):
         places = allowed[row].nonzero().flatten().tolist()
         every = [(p, q) for p in places for q in places if p < q]
         products = [
@@ -41,7 +41,7 @@ def test_the_pair_is_the_best_of_all_pairs(features: int, coarse: bool) -> None:
             assert (p, q) in every
             assert float((a[row, p] + a[row, q]) * (b[row, p] + b[row, q])) == pytest.approx(max(products))
             seen += 1
-    assert seen > 20
+    assert seen > 5
 
 
 def test_the_single_is_the_best_of_those_where_both_slopes_help() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 import hauberk as hb
 from hauberk._rng import Streams
 from hauberk.attacks import ALMA, DDN, FMN, PDPGD, Attack, BoundarySlide, SigmaZero, SparseSwap
+from hauberk.attacks.boundary_slide import smallest_within
 from hauberk.attacks.pdpgd import prox
 from hauberk.testing import LinearVictim
 from hauberk.threat import Ball, Norm, Untargeted
@@ -162,7 +163,9 @@ def test_the_slide_tries_the_rivals_that_are_less_likely_but_nearer() -> None:
     weights = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
     victim = LinearVictim(weights, torch.tensor([0.0, -0.4, -0.8], dtype=torch.float64))
     x = torch.zeros(1, 2, dtype=torch.float64)
-    one, two = (Norm.L2.size(attacked(BoundarySlide(rivals=rivals), victim, x, Norm.L2).asked[-1]) for rivals in (1, 2))
+    one, two = (
+        Norm.L2.size(attacked(BoundarySlide(rivals=rivals, far=0), victim, x, Norm.L2).asked[-1]) for rivals in (1, 2)
+    )
     assert 0.4 <= float(one) < 0.401
     assert 0.2 <= float(two) < 0.2003
 
@@ -180,7 +183,7 @@ def test_after_a_success_the_swap_only_asks_at_fewer_values_and_does_not_undo_wh
     victim, x = LinearVictim.random(3, 40), torch.full((1, 40), 0.45, dtype=torch.float64)
     if int(victim.labels(x, torch.arange(1))) == 1:
         x = 1 - x
-    run = attacked(SparseSwap(steps=30, tenure=5), victim, x, Norm.L0)
+    run = attacked(SparseSwap(steps=30, tenure=5, far=0), victim, x, Norm.L0)
     changed = torch.cat(run.asked[:-1]) != x
     reached = [int(victim.labels(point, torch.arange(1))) == 1 for point in run.asked[:-1]]
     first = reached.index(True)
@@ -195,7 +198,7 @@ def test_the_swap_stays_within_a_finite_radius_from_the_start() -> None:
     victim, x = LinearVictim.random(3, 40), torch.full((1, 40), 0.45, dtype=torch.float64)
     if int(victim.labels(x, torch.arange(1))) == 1:
         x = 1 - x
-    run = attacked(SparseSwap(steps=12), victim, x, Norm.L0, radius=1.0)
+    run = attacked(SparseSwap(steps=12, far=0), victim, x, Norm.L0, radius=1.0)
     assert int((torch.cat(run.asked) != x).sum(dim=1).max()) == 1
 
 
@@ -242,3 +245,41 @@ def test_the_multiplier_of_pdpgd_balances_at_the_boundary() -> None:
     late = asked[400:600].norm(dim=1)
     assert abs(float(late.mean()) / 0.4 - 1) < 0.05
     assert 0.4 <= float(asked[-1].norm()) < 0.404
+
+
+def test_a_slide_from_far_away_finds_what_the_gradient_at_the_example_hides() -> None:
+    # the scores are flat around the example: no gradient leads anywhere
+    class Plateau(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slope = torch.nn.Parameter(torch.tensor([3.0, 2.0, 1.0, 1.0], dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            margin = torch.relu(x @ self.slope - 1.5)[:, None] - 0.5
+            return torch.cat((torch.zeros_like(margin), margin), dim=1)
+
+    victim, x, y = hb.wrap(Plateau()), torch.zeros(3, 4, dtype=torch.float64), torch.zeros(3, dtype=torch.int64)
+    assert not bool(hb.attacks.boundary_slide(victim, x, y, "l2", far=0).broken.any())
+    found = hb.attacks.boundary_slide(victim, x, y, "l2", far=2)
+    assert bool(found.broken.all())
+    assert bool((found.sizes < 1.01 * 2 / 15**0.5).all())  # <slope, d> = 2
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_smallest_change_near_another_is_the_smallest(norm: str) -> None:
+    rows = torch.arange(20)
+    draw = Streams(0, rows, "near").uniform(rows, (5, 6), dtype=torch.float64) - 0.5
+    slope, middle = 2 * draw[:, 0], draw[:, 1]
+    low, high = middle - draw[:, 2].abs(), middle + draw[:, 3].abs()
+    total = (slope * (middle + 0.3 * (torch.where(slope > 0, high, low) - middle))).sum(dim=1)  # in reach
+    found = smallest_within(slope, total, low, high, Norm(norm))
+    assert bool(((found >= low) & (found <= high)).all())
+    assert bool(((slope * found).sum(dim=1) >= total - 1e-9).all())
+    size = Norm(norm).size(found)
+    for seed in range(300):
+        other = low + (high - low) * Streams(seed, rows, "others").uniform(rows, (6,), dtype=torch.float64)
+        better = ((slope * other).sum(dim=1) >= total) & (Norm(norm).size(other) < size - 1e-9)
+        assert not bool(better.any())
+        between = found + 0.02 * (other - found)
+        better = ((slope * between).sum(dim=1) >= total) & (Norm(norm).size(between) < size - 1e-9)
+        assert not bool(better.any())

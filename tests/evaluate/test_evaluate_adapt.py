@@ -106,7 +106,11 @@ def test_honest_nets_are_left_as_they_are(digits: Digits) -> None:
 
 def test_both_verdicts_add_up_over_a_curve_and_over_chunks(digits: Digits, tmp_path: Path) -> None:
     x, y = digits.x[:40], digits.y[:40]
-    options: dict[str, Any] = {"suite": [PGD(steps=5, loss="margin"), Noise(tries=10)], "adapt": ("bpda",), "audit": False}
+    options: dict[str, Any] = {
+        "suite": [PGD(steps=5, loss="margin"), Noise(tries=10)],
+        "adapt": ("bpda",),
+        "audit": False,
+    }
     options |= {"batch_size": 16, "out": tmp_path / "run"}
     run = evaluate(Quarter(digits.conv), (x, y), "linf:0.1,0.3", **options)
     result = run.result

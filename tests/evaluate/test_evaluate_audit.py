@@ -1,6 +1,6 @@
 """The audit finds what is broken in models made to deceive it, and is silent on honest ones."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hauberk.attacks import FGSM, PGD, Noise, Square
 from hauberk.evaluate import evaluate
 from hauberk.evaluate.audit import audit_cascade, audit_victim
 from hauberk.evaluate.cascade import Tally
-from hauberk.threat import ThreatModel
+from hauberk.threat import Access, Norm, ThreatModel
 from hauberk.victims import wrap
 
 if TYPE_CHECKING:
@@ -383,7 +383,8 @@ def test_findings_reach_the_result_errors_first(digits: Digits) -> None:
 class Wanderer:
     """Passes through what FGSM finds, and proposes the clean example."""
 
-    access, norms = FGSM.access, FGSM.norms
+    access: ClassVar[Access] = FGSM.access
+    norms: ClassVar[frozenset[Norm]] = FGSM.norms
 
     def __call__(self, victim: Any, x: Tensor, goal: Any, region: Any, *, streams: Any) -> Tensor:
         points = FGSM(loss="margin")(victim, x, goal, region, streams=streams)

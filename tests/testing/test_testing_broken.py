@@ -36,7 +36,8 @@ def falls(name: str) -> None:
     x, y = defense.data
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        clean = float((defense.model(x).argmax(dim=1) == y).double().mean())
+        looks = 10 if name in ("pruning", "resize", "noise") else 1  # one draw of a whole batch may be an unlucky one
+        clean = sum(float((defense.model(x).argmax(dim=1) == y).double().mean()) for _ in range(looks)) / looks
         naive = float(broken.naive_pgd(defense.model, x, y, defense.radius).double().mean())
     assert clean >= 0.8
     assert naive >= 0.6

@@ -12,6 +12,7 @@ from hauberk.attacks.brendel_bethge import BrendelBethge, brendel_bethge
 from hauberk.attacks.carlini_wagner import CarliniWagner, carlini_wagner
 from hauberk.attacks.ddn import DDN, ddn
 from hauberk.attacks.deepfool import DeepFool, deepfool
+from hauberk.attacks.ead import EAD, ead
 from hauberk.attacks.fab import FAB, fab
 from hauberk.attacks.fgsm import FGSM, fgsm
 from hauberk.attacks.fmn import FMN, fmn
@@ -20,6 +21,7 @@ from hauberk.attacks.grid import Grid, grid
 from hauberk.attacks.hopping_pgd import HoppingPGD, hopping_pgd
 from hauberk.attacks.iterative_least_likely import IterativeLeastLikely, iterative_least_likely
 from hauberk.attacks.jsma import JSMA, jsma
+from hauberk.attacks.lbfgs import LBFGS, lbfgs
 from hauberk.attacks.momentum import Momentum, momentum
 from hauberk.attacks.multi_targeted import MultiTargeted, multi_targeted
 from hauberk.attacks.noise import Noise, noise
@@ -38,10 +40,12 @@ __all__ = [
     "ALMA",
     "BIM",
     "DDN",
+    "EAD",
     "FAB",
     "FGSM",
     "FMN",
     "JSMA",
+    "LBFGS",
     "PDPGD",
     "PGD",
     "Attack",
@@ -77,6 +81,7 @@ __all__ = [
     "carlini_wagner",
     "ddn",
     "deepfool",
+    "ead",
     "fab",
     "fgsm",
     "fmn",
@@ -86,6 +91,7 @@ __all__ = [
     "hopping_pgd",
     "iterative_least_likely",
     "jsma",
+    "lbfgs",
     "momentum",
     "multi_targeted",
     "name_of",

@@ -29,16 +29,16 @@ _FOUND = ("adversarials", "broken", "sizes", "labels")
 _COSTS = ("queries", "forwards", "backwards")
 _PLANS: dict[str, dict[Norm, tuple[Attack, ...]]] = {
     "quick": {
-        Norm.LINF: (FMN(steps=30), BoundarySlide(rivals=5)),
-        Norm.L2: (DDN(steps=30), BoundarySlide(rivals=5)),
-        Norm.L1: (FMN(steps=30), BoundarySlide(rivals=5)),
-        Norm.L0: (SigmaZero(steps=50), SparseSwap(rivals=5)),
+        Norm.LINF: (FMN(steps=30), BoundarySlide(rivals=4)),
+        Norm.L2: (DDN(steps=30), BoundarySlide(rivals=4)),
+        Norm.L1: (FMN(steps=30), BoundarySlide(rivals=4)),
+        Norm.L0: (SigmaZero(steps=50), SparseSwap(rivals=4)),
     },
     "thorough": {
-        Norm.LINF: (FMN(steps=200), BoundarySlide(steps=70, rivals=9, shrink=0.9)),
-        Norm.L2: (DDN(steps=200), BoundarySlide(steps=70, rivals=9, shrink=0.9)),
-        Norm.L1: (FMN(steps=200), BoundarySlide(steps=70, rivals=9, shrink=0.9)),
-        Norm.L0: (SigmaZero(steps=200), SparseSwap(rivals=9, patience=30)),
+        Norm.LINF: (FMN(steps=100), BoundarySlide(rivals=9, far=12)),
+        Norm.L2: (DDN(steps=100), BoundarySlide(rivals=9, far=12)),
+        Norm.L1: (FMN(steps=100), BoundarySlide(rivals=9, far=12)),
+        Norm.L0: (SigmaZero(steps=150), SparseSwap(rivals=9, far=8)),
     },
 }
 """A first shot of another kind, then the specialist."""
@@ -74,7 +74,7 @@ class SmallestResult:
     def curve(self, radii: Sequence[float] | Tensor) -> Tensor:
         """(len(radii),) float64: the robust accuracy at each radius, an upper bound: the share of the examples for which no change
         this small was found, with the slack of `Ball.contains`, 1e-5 of the radius and 2**-22."""
-        limits = torch.as_tensor(radii, dtype=torch.float64) * (1 + 1e-5) + 2**-22
+        limits = torch.atleast_1d(torch.as_tensor(radii, dtype=torch.float64)) * (1 + 1e-5) + 2**-22
         smallest = torch.where(self.broken, self.sizes.double(), torch.inf).cpu()
         return (smallest[None] > limits[:, None]).double().mean(dim=1)
 
@@ -106,8 +106,8 @@ def smallest(
         model, x, y, seed, goal, mask, ids, batch_size: as `run_attack` has them.
         threat: a norm without radius, with modifiers such as `@grid255`. With one radius, the attacks after the first only work
             on examples that are not broken yet.
-        effort: `quick` runs FMN (L2: DDN, L0: sigma-zero) with few steps, and then `boundary_slide` (L0: `sparse_swap`) towards five
-            rivals; `thorough` gives both about five times as much, and all rivals.
+        effort: `quick` runs FMN (L2: DDN, L0: sigma-zero) with few steps, and then `boundary_slide` (L0: `sparse_swap`) towards four
+            rivals and from one far start; `thorough` gives both several times as much.
         attacks: replaces the attacks of `effort`: attacks for the smallest change, in the order in which they run.
 
     Raises:

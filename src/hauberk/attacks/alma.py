@@ -12,9 +12,9 @@ With y = -(DLR of the scores), above 0 until the goal is reached, minimise dist(
 Source: Rony, Granger, Pedersoli, Ben Ayed 2021, "Augmented Lagrangian adversarial attacks", arXiv:2011.11857, algorithm 1 and
 section 4.2; penalty P2 and constants of section 5 there.
 **Differs from the paper:** `patience` (None: never) lets an example go when so many steps in a row found nothing smaller; L2 and
-L1 only, not SSIM, LPIPS and CIEDE2000; any goal; with two classes, where the DLR is +-1 everywhere, and for predicates the margin
-over that at the example; changes are measured in widths of the box, which the paper takes as 1; where the gradient at the example
-is 0 the first direction is drawn at random, as the authors' code does.
+L1 only, not SSIM, LPIPS and CIEDE2000; any goal; with two classes, where the DLR is +-1 everywhere, for top-k goals, where it
+rests at -1, and for predicates the margin over that at the example; changes are measured in widths of the box, which the paper
+takes as 1; where the gradient at the example is 0 the first direction is drawn at random, as the authors' code does.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from hauberk._shapes import Batch, Logits, PerExample, flat, like
 from hauberk.attacks._attack import ball_of, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest, Patience, loss_named
-from hauberk.threat import Access, Classed, Differentiable, Goal, Norm, Region
+from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Rival, Targeted, Untargeted
 
 __all__ = ["ALMA", "alma"]
 
@@ -73,7 +73,7 @@ class ALMA:
             if not len(found):
                 return found.best
             _, logits, vjp = found.look(found.x + d * width)
-            if step == 0 and not (isinstance(found.goal, Classed) and logits.shape[1] > 2):
+            if step == 0 and not (isinstance(found.goal, Untargeted | Targeted | Rival) and logits.shape[1] > 2):
                 scale = found.goal.margin(logits).abs().clamp_min(1e-12).nan_to_num(1.0)
             y, slope = _lack(logits, found.goal, scale)
             if step == 0:

@@ -1,23 +1,24 @@
 """Boundary slide: go to the decision boundary of one rival class after the other, and slide along it towards the example.
 
 At z = x + d the rival k is reached on the plane <g, d'> = c, with g the gradient of f_k - f_y at z and c what that difference
-lacks there, and a little more. Two changes that lie on this plane, inside the box:
+lacks there, and a little more. The next change is the smallest one beyond the plane and near d:
 
-    T = argmin |d'|_p                                    the smallest in the threat's norm
-    N = d + (c - <g, d>) g / |g|_2^2                     the nearest to d
-    d <- N + beta (T - N)                                beta in (0, 1], times `shrink` after a step that found nothing smaller
+    d <- argmin |d'|_p   subject to  <g, d'> >= c,  x + d' in the box,  |d' - d|_inf <= beta
 
-On a curved boundary a full step to T falls short of it again and again; since N and T are both on the plane, any share of the
-way between them is so too, and the slide ends where g is the normal that optimality asks for. In L1, where T is a corner of the
-problem and jumps, no value moves by more than beta widths of the box, T is the smallest change among those, and d <- T. The
-first `approach` steps go a growing share of the way from d to T, in L1 to that of L2.
+    beta <- shrink * beta         after a step that found nothing smaller; at first `trust` widths of the box
+
+On a curved boundary the steps fall short of it, or leave the part of it where the plane holds, until beta is small enough; in
+L1 and L-inf, where the unrestricted solution is a corner that jumps, they settle for the same reason. The first `approach` steps go
+a growing share of the way from d to the smallest change of all on the plane (in L1 to that of L2).
 
 A rival has one smooth boundary, where the margin over all rivals has kinks at which a search comes to rest; so the likeliest
-`rivals` are tried one after the other, each as long as its plane is not `cut` times further away than the best so far.
+`rivals` are tried one after the other, each as long as its plane is not `cut` times further away than the best so far. Where the
+gradients at the example mislead, every slide from there goes astray: `far` more begin at random points that reach the goal, uniform
+noise and block corners in turn, drawn towards the example until they almost do not.
 
-Source: our own. Sequential quadratic programming (Wilson 1963) on the planes of DeepFool (Moosavi-Dezfooli, Fawzi, Frossard 2016,
-arXiv:1511.04599), with the projections onto plane and box of FAB (Croce and Hein 2020, arXiv:1907.02044) and the split into
-normal and tangential steps of Byrd and Omojokun (Omojokun 1989).
+Source: our own. Sequential linear programming with a trust region (Griffith and Stewart 1961) on the planes of DeepFool
+(Moosavi-Dezfooli, Fawzi, Frossard 2016, arXiv:1511.04599); starting far away and walking along the boundary is the idea of Brendel
+et al. 2019, arXiv:1907.01003, whose trust region is a ball.
 """
 
 from collections.abc import Callable
@@ -28,11 +29,12 @@ import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, Logits, PerExample, flat, like
-from hauberk.attacks._attack import ball_of, positive
+from hauberk._shapes import Batch, Logits, PerExample, flat, like, wide
+from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
 from hauberk.blocks.boundaries import margin_slope, rivals_of
+from hauberk.blocks.far import far_start
 from hauberk.blocks.hyperplane import reach_hyperplane
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Rival, Untargeted
@@ -43,26 +45,33 @@ _BEYOND = 1e-3
 """By what share of its height over the example a plane is aimed beyond: a curved boundary always lies a little further."""
 _DOUBT = 2.0**-17
 """Of the largest score: in float32 an example goes this much further, twice what `Closest` doubts."""
+_NEWTON = 8
+_GRACE = 12
+"""Steps that a slide from far away has before it is compared with the best."""
 _SHORT = 2e-3
 """An example leaves a rival when its steps are this share of what they were at first."""
 
 
 @dataclass(frozen=True)
 class BoundarySlide:
-    """The smallest change in L2, L-inf or L1. Cost: at most `rivals` * (`steps` + 1) forwards and `rivals` * `steps` backwards an
-    example, about half of that for most; towards a target one rival.
+    """The smallest change in L2, L-inf or L1. Cost: at most `rivals` * (`steps` + 1) + `far` * (`steps` + 19) forwards and
+    (`rivals` + `far`) * `steps` backwards an example, about half of that for most; towards a target one rival.
 
     Args:
-        steps: steps for each rival.
+        steps: steps of each slide.
         rivals: how many wrong classes are tried, the likeliest at the example first.
+        far: slides from random points that reach the goal.
         approach: steps in which the boundary is approached from the example.
+        trust: how far a value may go in the first step of a slide, in widths of the box.
         shrink: what a step that found nothing smaller does to the length of the next ones.
         cut: a rival is given up once its plane is further away than the best so far times this.
     """
 
     steps: int = 40
     rivals: int = 3
+    far: int = 1
     approach: int = 3
+    trust: float = 0.2
     shrink: float = 0.85
     cut: float = 1.3
 
@@ -71,7 +80,8 @@ class BoundarySlide:
     smallest: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "rivals", "approach", "shrink", "cut")
+        positive(self, "steps", "rivals", "approach", "trust", "shrink", "cut")
+        not_negative(self, "far")
         if self.shrink >= 1 or self.cut < 1:
             raise SettingError(
                 f"boundary_slide needs shrink < 1 and cut >= 1, got shrink={self.shrink} and cut={self.cut}"
@@ -79,18 +89,21 @@ class BoundarySlide:
 
     def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
         found = Closest(victim, x, goal, ball_of(self, region))
-        order = self._slide(found, None, 0)
+        order = self._from_example(found, None, 0)
         if order is not None:
             for place in range(1, min(self.rivals, order.shape[1])):
                 found.restart()
-                self._slide(found, order, place)
+                self._from_example(found, order, place)
+        for start in range(self.far):
+            found.restart()
+            z = far_start(found, streams, blocks=start % 2 == 1)
+            self._slide(found, z, lambda: found.goal, begin=0)
         return found.best
 
-    def _slide(self, found: Closest, order: Tensor | None, place: int) -> Tensor | None:
-        """Slide along the boundary of the rival in this place of the order, which the first look finds where it is not known."""
-        z, norm = found.x, found.space.norm
-        beta, known = z.new_ones(len(z)), z.new_full((len(z),), torch.inf)
-        for step in range(self.steps):
+    def _from_example(self, found: Closest, order: Tensor | None, place: int) -> Tensor | None:
+        """Approach the boundary of the rival in this place of the order, which the first look finds if not known, and slide."""
+        z = found.x
+        for step in range(min(self.approach, self.steps)):
             if not len(found):
                 return order
             _, logits, vjp = found.look(z)
@@ -99,28 +112,31 @@ class BoundarySlide:
                 order = ranked.new_zeros((len(found.size), ranked.shape[1]))
                 order[found.rows] = ranked
             plane = _Plane.at(found, z, logits, vjp, _wanted(found, order, place))
-            sliding = step >= self.approach
-            size = norm.size(z - found.x)
+            target = plane.smallest(Norm.L2 if found.space.norm is Norm.L1 else found.space.norm)
+            z = _point(found, plane.d + (target - plane.d) / (self.approach - step))
+            (z,) = found.compact(z)
+        self._slide(found, z, lambda: _wanted(found, order, place), begin=self.approach)
+        return order
+
+    def _slide(self, found: Closest, z: Batch, wanted: Callable[[], Goal], begin: int) -> None:
+        norm, grace = found.space.norm, 1 if begin else _GRACE
+        beta, known = z.new_full((len(z),), self.trust), z.new_full((len(z),), torch.inf)
+        least, width = self.trust * _SHORT, found.space.box[1] - found.space.box[0]
+        for step in range(self.steps - begin):
+            if not len(found):
+                return
+            _, logits, vjp = found.look(z)
+            plane = _Plane.at(found, z, logits, vjp, wanted())
+            size = norm.size(plane.d)
             smaller = plane.crossed & (size < known * (1 - 1e-5))
             known = torch.where(smaller, size, known)
-            if sliding:
-                beta = torch.where(smaller, beta, beta * self.shrink)
-                found.drop(beta < _SHORT)
-            if sliding and norm is Norm.L1:
-                target = aim = plane.smallest(norm, like(beta, z) * (found.space.box[1] - found.space.box[0]))
-            else:
-                target = plane.smallest(Norm.L2 if norm is Norm.L1 else norm)
-                start = plane.nearest() if sliding else plane.d
-                share = like(beta, z) if sliding else 1 / (self.approach - step)
-                aim = start + share * (target - start)
-            if step > self.approach:
-                found.drop(norm.size(target) > self.cut * found.size[found.rows])
-            z = found.region.project(found.x + aim, found.x)  # in the box; and in the radius, where there is one
-            z = found.space.snap(z, found.x)
-            z, beta, known = found.compact(z, beta, known)
+            beta = torch.where(smaller, beta, beta * self.shrink)
+            target = plane.smallest_near(norm, beta * width)
+            hopeless = norm.size(target) > self.cut * found.size[found.rows]
+            found.drop((beta < least) | (hopeless & (step >= grace)))
+            z, beta, known = found.compact(_point(found, target), beta, known)
         if len(found):
             found.ask(z)
-        return order
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,20 +165,53 @@ class _Plane:
         low, high = found.space.box
         return cls(d, gradient, total, margin > 0, low - found.x, high - found.x)
 
-    def smallest(self, norm: Norm, near: Tensor | None = None) -> Batch:
-        """The smallest change on the plane and inside the box; with `near`, of those that differ no more than this from d."""
-        if near is None:
-            return reach_hyperplane(self.gradient, self.total, self.low, self.high, norm)
-        low, high = self.low.maximum(self.d - near), self.high.minimum(self.d + near)
-        base = torch.zeros_like(self.d).maximum(low).minimum(high)  # the smallest of these, wherever the plane is
-        missing = (self.total - flat(self.gradient * base).sum(dim=1)).clamp_min(0)
-        return base + reach_hyperplane(self.gradient, missing, low - base, high - base, norm)
+    def smallest(self, norm: Norm) -> Batch:
+        """The smallest change on the plane and inside the box."""
+        return reach_hyperplane(self.gradient, self.total, self.low, self.high, norm)
 
-    def nearest(self) -> Batch:
-        """The change on the plane nearest to d, cut off at the box."""
-        missing = self.total - flat(self.gradient * self.d).sum(dim=1)
-        along = missing / flat(self.gradient).square().sum(dim=1).clamp_min(torch.finfo(self.d.dtype).tiny)
-        return (self.d + like(along.clamp(-1e6, 1e6), self.d) * self.gradient).maximum(self.low).minimum(self.high)
+    def smallest_near(self, norm: Norm, near: PerExample) -> Batch:
+        """The smallest change on the plane and inside the box of those no value of which differs by more than `near` from d."""
+        reach = like(near, self.d)
+        return smallest_within(
+            self.gradient, self.total, self.low.maximum(self.d - reach), self.high.minimum(self.d + reach), norm
+        )
+
+
+def smallest_within(slope: Batch, total: PerExample, low: Batch, high: Batch, norm: Norm) -> Batch:
+    """The smallest d in the norm with <slope, d> >= total and low <= d <= high; 0 need not lie between these.
+
+    In L1 that is the d nearest to 0 between the bounds, and from there as `reach_hyperplane` has it; in L2 and L-inf
+    clamp(t * rate), rate the slope or its sign, at the one t where the plane is reached: Newton's steps on that piecewise linear,
+    rising function, by bisection where one would leave the bracket. Where the bounds end before the plane, the corner nearest to it.
+    """
+    if norm is Norm.L1:
+        base = torch.zeros_like(slope).maximum(low).minimum(high)
+        missing = (total - flat(slope * base).sum(dim=1)).clamp_min(0)
+        return base + reach_hyperplane(slope, missing, low - base, high - base, norm)
+    tiny = torch.finfo(slope.dtype).tiny
+    rate = slope.sign() if norm is Norm.LINF else slope / like(flat(slope.abs()).amax(dim=1).clamp_min(tiny), slope)
+    g, r, low_, high_ = flat(slope), flat(rate), flat(low), flat(high)
+    ends = torch.where(r > 0, high_, -low_) / r.abs().clamp_min(1e-6)
+    least, most = torch.zeros_like(total), ends.masked_fill(r == 0, 0.0).amax(dim=1).clamp_min(0)
+    t = (
+        (flat(low + high) * r).sum(dim=1) / 2 / r.square().sum(dim=1).clamp_min(tiny)
+    )  # where the bounds have their middle
+    for _ in range(_NEWTON):
+        t = torch.where((t > least) & (t < most), t, (least + most) / 2)
+        free = t[:, None] * r
+        d = free.maximum(low_).minimum(high_)
+        over = (g * d).sum(dim=1) - total
+        least, most = torch.where(over < 0, t, least), torch.where(over < 0, most, t)
+        rises = (g * r * (d == free)).sum(dim=1)
+        t = torch.where(rises > 0, t - over / rises.clamp_min(tiny), (least + most) / 2)
+    return (most[:, None] * r).maximum(low_).minimum(high_).reshape(slope.shape)
+
+
+def _point(found: Closest, d: Batch) -> Batch:
+    """The example with this change, in the box, in the radius where there is one, on the grid where there is one."""
+    radius = torch.as_tensor(found.region.radius, dtype=d.dtype, device=d.device).expand(len(d))
+    d = torch.where(wide(radius > 0, d), d, 0.0)  # an L1 projection onto a point leaves a rounding error
+    return found.space.snap(found.region.project(found.x + d, found.x), found.x)
 
 
 def _wanted(found: Closest, order: Tensor | None, place: int) -> Goal:

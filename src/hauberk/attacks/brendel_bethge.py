@@ -14,7 +14,7 @@ arXiv:1907.01003, section 3; overshoot, momentum and decays as in the authors' l
 further away, and an image of another example would make examples depend on each other); r is in units of the first change (authors'
 code: of the number of inputs), so that it fits any data; each step is solved for all examples at once, approximately: the linear
 model is not worth more; an example without a start walks towards the boundary first; from a point whose scores are not finite it
-goes half the way back.
+goes half the way back; 200 steps and a second start (authors' code: 1000 steps from one), which on our nets ends nearer.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ _SURE, _SURE_SINGLE = 1e-9, 2.0**-17
 class BrendelBethge:
     """Brendel-Bethge attack, for the smallest change or within a radius.
 
-    Cost: at most `restarts` * (`steps` + 31) forwards and, about, `restarts` * `steps` backwards an example.
+    Cost: at most `restarts` * (`steps` + 31) forwards and `restarts` * `steps` + 20 backwards an example.
 
     Args:
         steps: steps along the boundary of each run.
@@ -57,8 +57,8 @@ class BrendelBethge:
         overshoot: 1 aims at the boundary, more beyond it, in [1, 2).
     """
 
-    steps: int = 1000
-    restarts: int = 1
+    steps: int = 200
+    restarts: int = 2
     lr: float = 1.0
     decays: int = 20
     momentum: float = 0.8

@@ -188,7 +188,8 @@ class _Search:
             self.free[rows] = (place < left[:, None]).reshape(z.shape)
             self.near_size[rows] = math.inf
             before = self.near.clone()
-            won = self._run(torch.where(self.free[rows], z, found.x), squares)
+            self._run(torch.where(self.free[rows], z, found.x), squares)
+            won = self.near_size.isfinite()
             free[rows] = torch.where(wide(won[rows], z), self.free[rows], free[rows])
             self.near[rows] = torch.where(wide(won[rows], z), self.near[rows], before[rows])
             self.near_size[rows] = 0.0
@@ -212,7 +213,8 @@ class _Search:
     def _run(
         self, start: Batch, penalty: "Penalty", towards: Goal | None = None, *, enough: PerExample | None = None
     ) -> Tensor:
-        """One run of Adam; (n,) bool: the examples that had a success, of any size.
+        """One run of Adam; (n,) bool: the examples whose last tenth of the steps
+        had a success, of any size.
 
         Args:
             start: (live, *shape).
@@ -224,6 +226,7 @@ class _Search:
         w, home = space.enter(start), space.leave(space.enter(found.x))[0]
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         before = lowest = self.c.new_full((len(w),), math.inf)
+        lately = won[found.rows]
         began = found.rows
         width = self.found.region.box[1] - self.found.region.box[0]
         speed = (1 * self.tau[began] / width).clamp_max(settings.learning_rate)
@@ -236,7 +239,7 @@ class _Search:
             z = torch.where(self.free[rows], found.inside(found.x + (z - home)), found.x)  # x itself, not nearly
             margin, logits, vjp = found.look(z)
             reached = found.succeeds(margin, logits)
-            won[rows] |= reached
+            lately |= reached
             if towards is None:
                 wanted = found.goal
             else:
@@ -253,6 +256,7 @@ class _Search:
             if step % every == every - 1:
                 found.drop(~(lowest <= _STILL * before))
                 before, lowest = lowest, torch.full_like(lowest, math.inf)
+                won[rows], lately = lately, torch.zeros_like(lately)
             if enough is not None:
                 found.drop(self.near_size[rows] <= enough[rows])
             mean = 0.9 * mean + 0.1 * gradient
@@ -260,7 +264,9 @@ class _Search:
             pace = (1 + math.cos(math.pi * step / settings.steps)) / 2
             pace *= math.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
             w = space.hold(w - pace * like(speed, w) * mean / (square.sqrt() + 1e-8))
-            w, home, mean, square, speed, before, lowest = found.compact(w, home, mean, square, speed, before, lowest)
+            w, home, mean, square, speed, before, lowest, lately = found.compact(
+                w, home, mean, square, speed, before, lowest, lately
+            )
         return won
 
 

@@ -7,9 +7,10 @@ Source: Moosavi-Dezfooli, Fawzi, Frossard 2016, "DeepFool: a simple and accurate
 arXiv:1511.04599, algorithm 2 (L2) and section 3.3 (L-inf).
 **Differs from the paper:** every point lies in the box, and what a gradient pushes against its walls counts neither in a
 distance nor in a step (paper: no box); the boundary is approached in `approach` equal parts, share = 1/4, 1/3, 1/2, 1, 1, ...
-(paper: 1), since a first step all the way follows the gradient of the example too far; all rivals are linearised at the
-example, later only the `refined` nearest of them; a targeted or top-k goal and a predicate have one boundary, that of their
-margin; an example leaves the batch once it has crossed.
+(paper: 1), since a first step all the way follows the gradient of the example too far; the `first` likeliest rivals are
+linearised at the example and later the `refined` nearest, where a gradient that was never taken counts as long as the longest
+that was (paper: all, at every point); a targeted or top-k goal and a predicate have one boundary, that of their margin; an
+example leaves the batch once it has crossed.
 """
 
 from dataclasses import dataclass
@@ -29,19 +30,21 @@ __all__ = ["DeepFool", "deepfool"]
 
 @dataclass(frozen=True)
 class DeepFool:
-    """DeepFool. Cost: at most `steps` + 1 forwards and `candidates` - 1 + (`steps` - 1) * `refined` backwards an example; `steps`
-    backwards towards a target. Most examples cross after five steps.
+    """DeepFool. Cost: at most `steps` + 1 forwards and `first` + (`steps` - 1) * `refined` backwards an example; `steps` backwards
+    towards a target. Most examples cross after five steps.
 
     Args:
         steps: most steps.
         candidates: classes that are looked at, the likeliest ones with the true one among them.
-        refined: rivals whose boundaries are linearised anew after the first step, the nearest by the latest estimate.
+        first: rivals whose boundaries are linearised at the example, the likeliest.
+        refined: rivals whose boundaries are linearised at each later point, the nearest by the latest estimate.
         approach: equal parts in which the boundary is approached; 1 steps onto it at once.
         overshoot: how far past the boundary the points lie, as a share of the change.
     """
 
     steps: int = 50
     candidates: int = 10
+    first: int = 3
     refined: int = 1
     approach: int = 4
     overshoot: float = 0.02
@@ -51,7 +54,7 @@ class DeepFool:
     smallest: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "candidates", "refined", "approach")
+        positive(self, "steps", "candidates", "first", "refined", "approach")
         not_negative(self, "overshoot")
         if self.candidates < 2:
             raise SettingError(
@@ -69,7 +72,9 @@ class DeepFool:
             found.drop(found.succeeds(margin, logits))
             if rivals is None:
                 rivals = rivals_of(logits, found.goal, self.candidates)
-            plane, lengths = nearest_plane(z, logits, vjp, found.goal, found.space, rivals, lengths, count=self.refined)
+            plane, lengths = nearest_plane(
+                z, logits, vjp, found.goal, found.space, rivals, lengths, count=self.refined, first=self.first
+            )
             share = 1 / max(self.approach - step, 1)
             length = plane.distance.nan_to_num(0.0, 0.0, 0.0) * share
             base = found.inside(base + like(length, base) * found.space.norm.steepest(plane.gradient))

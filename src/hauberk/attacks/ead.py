@@ -136,12 +136,14 @@ class _Search:
         return self.found.rows
 
     def _run(self, start: Batch, towards: Goal) -> Tensor:
-        """One run from `start`, (live, *shape), with a loss that climbs to `towards`, row by row; (n,) bool: who had a success."""
+        """One run from `start`, (live, *shape), with a loss that climbs to `towards`, row by row; (n,) bool: who had a
+        success in the last tenth of the steps."""
         found, settings = self.found, self.settings
         won = torch.zeros_like(self.c, dtype=torch.bool)
         z = y = start
         began = found.rows
         before = lowest = self.c.new_full((len(z),), math.inf)
+        lately = won[began]
         every = max(settings.steps // _CHECKS, 1)
         for step in range(settings.steps):
             rows = found.rows
@@ -149,7 +151,7 @@ class _Search:
                 break
             margin, logits, vjp = found.look(y)
             reached = found.succeeds(margin, logits)
-            won[rows] |= reached
+            lately |= reached
             wanted = with_confidence(towards.take(torch.searchsorted(began, rows)), settings.confidence)
             value, slope = margin_slope(logits.nan_to_num(0.0, 0.0, 0.0), wanted)
             change = y - found.x
@@ -163,6 +165,7 @@ class _Search:
             if step % every == every - 1:
                 found.drop(~(lowest <= _STILL * before))
                 before, lowest = lowest, torch.full_like(lowest, math.inf)
+                won[rows], lately = lately, torch.zeros_like(lately)
             gradient = vjp(slope * (-weight * (value <= 0))[:, None].to(slope)) + 2 * change
             pace = settings.learning_rate * math.sqrt(1 - step / settings.steps)
             moved = change - pace * gradient
@@ -170,7 +173,7 @@ class _Search:
             new = found.inside(found.x + moved)
             y = found.inside(new + step / (step + 3) * (new - z))
             z = new
-            z, y, before, lowest = found.compact(z, y, before, lowest)
+            z, y, before, lowest, lately = found.compact(z, y, before, lowest, lately)
         return won
 
 

@@ -3,7 +3,7 @@
     s        the rival whose linearised boundary H = {z: f_s(z_t) + <grad f_s(z_t), z - z_t> = 0} is nearest, |f_s| / |grad f_s|_q
     u      = x + beta (z_t - x) where z_t reaches the goal, else z_t                         beta = 0.9
     d, d_0   the smallest changes inside the box from u, and from the example x, onto H
-    a      = min(|d|_p / (|d|_p + |d_0|_p), alpha_max)                                         alpha_max = 0.1
+    a      = min(|d|_p / (|d|_p + |d_0|_p), alpha_max), 0 before the goal is first reached        alpha_max = 0.1
     z_(t+1) = clip((1 - a) (u + eta d) + a (x + eta d_0))                                       eta = 1.05
 
 where f_s is the score of rival s less that of the true class. At the end three points on the line from x to the smallest
@@ -12,7 +12,8 @@ success found, each where the line through its ends' margins crosses 0.
 Source: Croce and Hein 2020, "Minimally distorted adversarial examples with a fast adaptive boundary attack",
 arXiv:1907.02044; the targeted form as in AutoAttack, arXiv:2003.01690, section 5.
 **Differs from the paper:** the boundary is linearised at z_t, which lies nearer to it, not at u: half the forwards, and on our nets
-changes as small or smaller; after the first step only the `refined` nearest rivals are linearised, and only the likeliest of many
+changes as small or smaller; nothing pulls towards the example before the boundary is first crossed, which in L1 some examples else
+never do; after the first step only the `refined` nearest rivals are linearised, and only the likeliest of many
 classes (paper: all, always); a goal other than leaving one class has one boundary, that of its margin; restarts begin within half
 of the smallest change found, the radius, and .3, 1 or 5 (L-inf, L2, L1) widths of the box; with a radius an example leaves once it
 is broken within it.
@@ -106,6 +107,7 @@ class FAB:
 
     def _run(self, found: Closest, wanted: Goal, z: Batch) -> None:
         rivals = lengths = None
+        crossed = torch.zeros_like(found.rows, dtype=torch.bool)
         for _ in range(self.steps):
             if not len(found):
                 return
@@ -115,7 +117,9 @@ class FAB:
                 rivals = rivals_of(logits, goal, self.candidates)
             value, slope, lengths = self._nearest(z, logits, vjp, goal, norm, rivals, lengths)
             back = (margin > 0) | margin.isnan()  # where the answer is no number there is no slope either: go back too
-            z, value, slope, back, rivals, lengths = found.compact(z, value, slope, back, rivals, lengths)
+            z, value, slope, back, rivals, lengths, crossed = found.compact(
+                z, value, slope, back, rivals, lengths, crossed
+            )
             if not len(found):
                 return
             start = torch.where(wide(back, z), found.x + self.beta * (z - found.x), z)
@@ -127,10 +131,11 @@ class FAB:
             )
             far, far_0 = norm.size(d), norm.size(d_0)
             bias = (far / (far + far_0).clamp_min(torch.finfo(z.dtype).tiny)).clamp_max(self.alpha_max)
-            a = like(bias, z)
+            crossed = crossed | back
+            a = like(torch.where(crossed, bias, 0.0), z)
             new = found.inside((1 - a) * (start + self.eta * d) + a * (found.x + self.eta * d_0))
             found.drop(flat(new == z).all(dim=1))  # no slope, nowhere to go
-            z, rivals, lengths = found.compact(new, rivals, lengths)
+            z, rivals, lengths, crossed = found.compact(new, rivals, lengths, crossed)
         if len(found):
             found.ask(z)
             found.compact()

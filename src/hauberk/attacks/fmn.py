@@ -30,6 +30,7 @@ from hauberk._shapes import Batch, PerExample
 from hauberk.attacks._attack import ball_of, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest, Patience, loss_named
+from hauberk.errors import SettingError
 from hauberk.threat import Access, Ball, Differentiable, Goal, Norm, Region
 
 __all__ = ["FMN", "fmn"]
@@ -57,6 +58,8 @@ class FMN:
 
     def __post_init__(self) -> None:
         positive(self, "steps", "step_size", "gamma", "patience")
+        if self.gamma >= 1:
+            raise SettingError(f"fmn needs gamma in (0, 1), got gamma={self.gamma}; with 1 the radius would fall to 0")
 
     def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
         ball = ball_of(self, region)

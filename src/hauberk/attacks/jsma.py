@@ -69,7 +69,11 @@ class JSMA:
             raise SettingError(f"jsma needs a goal about classes, got {type(goal).__name__}; use sigma_zero or fmn")
         features = math.prod(x.shape[1:])
         slots = torch.as_tensor(region.radius, dtype=torch.float64, device=x.device).expand(len(x))
-        slots = torch.where(slots.isinf(), math.floor(self.gamma * features), slots).clamp_max(features).to(torch.int64)
+        slots = (
+            torch.where(slots.isinf(), max(math.floor(self.gamma * features), self.at_once), slots)
+            .clamp_max(features)
+            .to(torch.int64)
+        )
         found = Closest(victim, x, goal, region)
         z = found.x
         signs = torch.tensor({"up": [1.0], "down": [-1.0], "both": [1.0, -1.0]}[self.direction]).to(x)
@@ -96,7 +100,11 @@ class JSMA:
         values, changed = flat(z), flat(z != found.x)
         free = slots - changed.sum(dim=1)
         steps = [(values + sign * self.theta * (high - low)).clamp(low, high) for sign in signs]
-        may = [(step != values) & (changed | (free > 0)[:, None]) for step in steps]
+        mask = found.space.mask
+        open_to = changed | (free > 0)[:, None]
+        if mask is not None:  # what it protects has no gradient, and would look harmless beside a useful value
+            open_to &= flat(mask.to(z.device))
+        may = [(step != values) & open_to for step in steps]
         a, b = (torch.cat([sign * part for sign in signs], dim=1) for part in (a, b))
         open_ = torch.cat(may, dim=1)
         one, worth = _best_single(a, b, open_)
@@ -140,7 +148,7 @@ def _best_pair(a: Tensor, b: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
     second = torch.minimum(beside, before).cummax(dim=1).values  # the second largest so far
     useful = beside > torch.cat((torch.full_like(second[:, :1], -torch.inf), second[:, :-1]), dim=1)
     count = max(int(useful.sum(dim=1).max()), 2)
-    places = useful.to(torch.int8).topk(min(count, a.shape[1]), dim=1).indices
+    places = useful.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : min(count, a.shape[1])]
     a, b, useful = (part.gather(1, places) for part in (falling, beside, useful))
     a, b = a.masked_fill(~useful, lowest / 4), b.masked_fill(~useful, lowest / 4)
     sum_a, sum_b = a[:, :, None] + a[:, None], b[:, :, None] + b[:, None]

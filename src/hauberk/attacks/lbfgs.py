@@ -8,10 +8,11 @@ step while another is at its third, but each trial of all is one query.
 
 Source: Szegedy, Zaremba, Sutskever, Bruna, Erhan, Goodfellow, Fergus 2014, "Intriguing properties of neural networks",
 arXiv:1312.6199, section 4.1; L-BFGS: Liu and Nocedal 1989; backtracking along the projection: Bertsekas 1982.
-**Differs from the paper:** |r|_2^2 for |r| (its gradient is missing at r = 0, where every run would begin); an untargeted goal is
-climbed to through its nearest rival by the gradients at the example (paper: a given wrong class); c starts where the linearised
-model would be held at its boundary and is doubled or halved until it fails or succeeds, then bisected; later runs begin at the
-smallest success so far; every example has its own c, step and curvature pairs.
+**Differs from the paper:** |r|_2^2 for |r| (whose gradient is missing at r = 0, where every run would begin); an untargeted goal
+is climbed to through its nearest rival by the gradients at the example (paper: a given wrong class); c starts a tenth below where
+the linearised model would be held on its boundary, is doubled until a run fails or divided by ten until one succeeds, and
+bisected on a logarithmic scale; later runs begin at the smallest success so far; every example has its own c, step and
+curvature pairs.
 """
 
 import math
@@ -38,7 +39,7 @@ _ARMIJO = 1e-4
 _STILL = 1e-6
 """A step that lowers the objective by less than this share of it is the last."""
 _TRIALS = 12
-"""Halvings of one step before a run is given up."""
+"""Halvings of one step before it is given up."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class LBFGS:
             return found.best
         goals, distances, lengths = planes_at_start(found, goal, 1)
         towards, first_step = goals[0], distances[:, 0].nan_to_num(1.0, 1.0, 1.0).clamp_min(1e-9)
-        # c |r|^2 + softplus(gap - |g| |r|) has its minimum on the boundary at c = |g| / (4 distance)
-        c = (lengths[:, 0] / (4 * first_step)).nan_to_num(1.0, 1.0, 1.0).clamp(1e-9, 1e9)
+        # c |r|^2 + softplus(gap - |g| |r|) has its minimum on the boundary at c = |g| / (4 distance); beyond it is better than on it
+        c = (0.9 * lengths[:, 0] / (4 * first_step)).nan_to_num(1.0, 1.0, 1.0).clamp(1e-9, 1e9)
         if self.initial_const is not None:
             c = torch.full_like(c, self.initial_const)
         reached, failed = (
@@ -90,19 +91,22 @@ class LBFGS:
             rows = found.rows
             if not len(rows):
                 break
-            points, sizes = self._run(found, near[rows], c, first_step, towards)
-            won = sizes.isfinite()
+            won, points, sizes = self._run(
+                found, near[rows], c, torch.where(near_size.isfinite(), 0.1, 1.0) * first_step, towards
+            )
             better = sizes < near_size
             near, near_size = torch.where(wide(better, near), points, near), torch.where(better, sizes, near_size)
             reached, failed = torch.where(won, c, reached), torch.where(won, failed, c)
-            middle = torch.where(failed.isinf(), 2 * c, torch.where(reached == 0, c / 2, (reached * failed).sqrt()))
+            middle = torch.where(failed.isinf(), 2 * c, torch.where(reached == 0, c / 10, (reached * failed).sqrt()))
             c = middle.clamp(1e-12, 1e12)
         return found.best
 
     def _run(
         self, found: Closest, start: Batch, c: PerExample, first_step: PerExample, towards: Goal
-    ) -> tuple[Batch, PerExample]:
-        """Minimise from `start`, (live, *shape); the smallest success of the run and its size, inf where there is none, (n, ...)."""
+    ) -> tuple[Tensor, Batch, PerExample]:
+        """Minimise from `start`, (live, *shape). Three of (n, ...): whether the minimum is a success, the smallest success of the
+        run, and its size, inf where there is none."""
+        won = torch.zeros_like(c, dtype=torch.bool)
         near, near_size = found.best.clone(), torch.full_like(c, math.inf)
         z, state = start, None
         for _ in range(self.steps):
@@ -112,7 +116,8 @@ class LBFGS:
             margin, logits, vjp = found.look(z)
             change = z - found.x
             size = Norm.L2.size(change)
-            better = found.succeeds(margin, logits) & (size < near_size[rows])
+            reached = found.succeeds(margin, logits)
+            better = reached & (size < near_size[rows])
             near[rows[better]], near_size[rows[better]] = z[better], size[better]
             loss, slope = _loss(logits, towards.take(rows))
             weight = c[rows]
@@ -122,11 +127,12 @@ class LBFGS:
                 state = _Quasi(z, value, gradient)
             finished = state.judge(z, value, gradient)
             found.drop(finished)
+            won[rows] = torch.where(state.accepted, reached, won[rows])
             state.turn(found.space.box, first_step[rows])
             z = found.inside(state.trial())
             (z, *parts) = found.compact(z, *state.parts())
             state.keep(parts)
-        return near, near_size
+        return won, near, near_size
 
 
 class _Quasi:
@@ -151,21 +157,26 @@ class _Quasi:
         step, turn = flat(z - self.at), flat(gradient - self.gradient)
         foretold = (flat(self.gradient) * step).sum(dim=1)
         first = self.trials < 0
-        self.accepted = first | (value <= self.value + _ARMIJO * foretold.clamp_max(0))
-        curved = self.accepted & ((step * turn).sum(dim=1) > 1e-10 * step.norm(dim=1) * turn.norm(dim=1)) & ~first
+        self.accepted = accepted = first | (value <= self.value + _ARMIJO * foretold.clamp_max(0))
+        curved = accepted & ((step * turn).sum(dim=1) > 1e-10 * step.norm(dim=1) * turn.norm(dim=1)) & ~first
         push = curved[:, None, None]
         self.steps = torch.where(push, torch.cat((step[:, None], self.steps[:, :-1]), dim=1), self.steps)
         self.turns = torch.where(push, torch.cat((turn[:, None], self.turns[:, :-1]), dim=1), self.turns)
-        flatter = self.accepted & ~first & (self.value - value <= _STILL * self.value.abs())
-        self.at = torch.where(wide(self.accepted, z), z, self.at)
-        self.gradient = torch.where(wide(self.accepted, z), gradient, self.gradient)
-        self.value = torch.where(self.accepted, value, self.value)
-        self.trials = torch.where(self.accepted, 0.0, self.trials + 1)
-        self.length = torch.where(self.accepted, 1.0, self.length / 2)
-        return flatter | (self.trials >= _TRIALS) | ~value.isfinite()
+        flatter = accepted & ~first & (self.value - value <= _STILL * self.value.abs())
+        self.at = torch.where(wide(accepted, z), z, self.at)
+        self.gradient = torch.where(wide(accepted, z), gradient, self.gradient)
+        self.value = torch.where(accepted, value, self.value)
+        self.trials = torch.where(accepted, 0.0, self.trials + 1)
+        # the projection of a step can climb although the step descends: then, and before the end, try the gradient itself
+        plain = self.steps[:, 0].any(dim=1) & ((self.trials == _TRIALS) | flatter)
+        self.steps, self.turns = (pairs.masked_fill(wide(plain, pairs), 0.0) for pairs in (self.steps, self.turns))
+        self.trials = self.trials.masked_fill(plain, 0.0)
+        self.anew = accepted | plain
+        self.length = torch.where(self.anew, 1.0, self.length / 2)
+        return ((flatter | (self.trials >= _TRIALS)) & ~plain) | ~value.isfinite()
 
     def turn(self, box: tuple[float, float], first_step: PerExample) -> None:
-        """A new direction for the rows that accepted their point."""
+        """A new direction for the rows that accepted their point, or gave the last one up."""
         low, high = box
         free = flat(torch.where(self.gradient > 0, self.at > low, self.at < high))
         g = flat(self.gradient) * free
@@ -188,7 +199,7 @@ class _Quasi:
         q = q * free
         descends = ((q * g).sum(dim=1) > 0) & q.isfinite().all(dim=1)
         q = torch.where(descends[:, None], q, g * (first_step.to(g) / length)[:, None])
-        self.direction = torch.where(wide(self.accepted, self.at), -q.reshape(self.at.shape), self.direction)
+        self.direction = torch.where(wide(self.anew, self.at), -q.reshape(self.at.shape), self.direction)
 
     def trial(self) -> Batch:
         """The points to try, before the box."""

@@ -131,8 +131,8 @@ class _Pixels:
         return self.inside(drawn)
 
     def inside(self, candidates: Tensor) -> Tensor:
-        """Places reflected at the border, colours clipped."""
-        places = self.sides - (self.sides - candidates[..., :2].abs()).abs()
+        """Places reflected at the borders, as often as it takes, colours clipped."""
+        places = self.sides - (self.sides - candidates[..., :2].remainder(2 * self.sides)).abs()
         return torch.cat((places, candidates[..., 2:].clamp(0, 1)), dim=-1)
 
     def paint(self, x: Batch, candidates: Tensor, rows: Rows) -> Batch:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, PerExample, flat, like, wide
+from hauberk._shapes import Batch, PerExample, double, flat, like, wide
 from hauberk.attacks._attack import ball_of, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest, Patience
@@ -135,13 +135,14 @@ def prox(v: Batch, strength: PerExample, norm: Norm) -> Batch:
 
 def _prox_two_thirds(v: Batch, s: Tensor) -> Batch:
     """argmin over u of  s |u|^(2/3) + (u - v)^2, value by value."""
-    s = s.clamp_min(1e-30).expand_as(v)
+    kind = v.dtype
+    v, s = v.to(double(v)), s.to(double(v)).clamp_min(1e-30).expand_as(v)  # s^-1.5 leaves the range of float32
     size = v.abs()
     keeps = size > 2 / 3 * (3 * s**3) ** 0.25
     angle = torch.acosh((27 / 16 * v.square() * s**-1.5).clamp_min(1.0))
     a = 2 / math.sqrt(3) * s**0.25 * torch.cosh(angle / 3).sqrt()
     root = (a + (2 * size / a - a.square()).clamp_min(0).sqrt()) / 2
-    return torch.where(keeps, root**3, torch.zeros_like(v)).copysign(v)
+    return torch.where(keeps, root**3, torch.zeros_like(v)).copysign(v).to(kind)
 
 
 pdpgd = friendly(PDPGD)

@@ -4,13 +4,14 @@ With g the gradient of f_k - f_y at z for a rival class k, d = z - x, and `size`
 
     to add      i outside the support, moved to the wall that g points to, the largest |g_i| * room_i first
     to remove   i in the support, put back to x, the smallest g_i d_i first
-    no success yet       add half of what closes the gap if the boundary is linear, one at least
-    below it, short      add up to size - 1 values; there, remove one and add one
-    success              remove what half of the margin pays for, and `removed` more, so that the next success is smaller
+    success              remove what half of the margin pays for, and `removed` more
+    short, below size    add what closes half of the gap if the boundary is linear, in swaps one; up to size - 1 values
+    short, at size - 1   remove one and add one
 
 What was removed is not added again for `tenure` steps: without that memory the search would undo its last step for ever.
 The likeliest `rivals` are tried in turn, the later ones with one value less than the best from the start on; each until
-`patience` steps found nothing.
+`patience` steps of swaps found nothing. Where the gradients at the example mislead, every search from there goes astray: `far` more
+begin at random points that reach the goal, uniform noise and block corners in turn, and only remove until they are below size.
 
 Source: our own. The saliency of JSMA (Papernot et al. 2016, arXiv:1511.07528) weighed by the room that is left, as in linear
 problems (the largest |g_i| * room_i are optimal there), in a tabu search (Glover 1989).
@@ -24,10 +25,11 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, PerExample, flat
-from hauberk.attacks._attack import ball_of, positive
+from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
 from hauberk.blocks.boundaries import margin_slope, rivals_of
+from hauberk.blocks.far import far_start
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Rival, Untargeted
 
 __all__ = ["SparseSwap", "sparse_swap"]
@@ -38,19 +40,21 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True)
 class SparseSwap:
-    """The fewest changed values. Cost: at most `rivals` * (`steps` + 1) forwards and `rivals` * `steps` backwards an example, towards
-    a target one rival; about 30 for each rival where ten values are enough.
+    """The fewest changed values. Cost: at most (`rivals` + `far`) * (`steps` + 1) forwards and about as many backwards an example,
+    10 more for each far start, towards a target one rival; about 30 for each rival where ten values are enough.
 
     Args:
-        steps: steps for each rival.
+        steps: steps of each search.
         rivals: how many wrong classes are tried, the likeliest at the example first.
-        patience: steps without a smaller success after which a rival is given up.
+        far: searches from random points that reach the goal.
+        patience: steps without a smaller success after which a search ends.
         tenure: steps for which a removed value stays removed.
         removed: how many values a success gives up beyond those it does not need.
     """
 
     steps: int = 100
     rivals: int = 3
+    far: int = 1
     patience: int = 20
     tenure: int = 5
     removed: int = 2
@@ -61,26 +65,31 @@ class SparseSwap:
 
     def __post_init__(self) -> None:
         positive(self, "steps", "rivals", "patience", "tenure", "removed")
+        not_negative(self, "far")
 
     def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
         found = Closest(victim, x, goal, ball_of(self, region))
-        order = self._search(found, None, 0)
+        order = self._search(found, found.x, None, 0)
         if order is not None:
             for place in range(1, min(self.rivals, order.shape[1])):
                 found.restart()
-                self._search(found, order, place)
+                self._search(found, found.x, order, place)
+        for start in range(self.far):
+            found.restart()
+            self._search(found, far_start(found, streams, blocks=start % 2 == 1), None, -1)
         return found.best
 
-    def _search(self, found: Closest, order: Tensor | None, place: int) -> Tensor | None:
-        """Search towards the rival in this place of the order, which the first look finds where it is not known."""
-        z = found.x
+    def _search(self, found: Closest, z: Batch, order: Tensor | None, place: int) -> Tensor | None:
+        """Search towards the rival in this place of the order, which the first look finds where it is not known, or, where the
+        place is -1, towards any."""
         free_from = flat(torch.zeros_like(z))  # the step from which on a value may be added
         waited, known = z.new_zeros(len(z)), found.size[found.rows]
+        won = z.new_zeros(len(z), dtype=torch.bool)
         for step in range(self.steps):
             if not len(found):
                 return order
             _, logits, vjp = found.look(z)
-            if order is None and isinstance(found.goal, Untargeted):
+            if order is None and place == 0 and isinstance(found.goal, Untargeted):
                 ranked = rivals_of(logits, found.goal, self.rivals + 1)
                 order = ranked.new_zeros((len(found.size), ranked.shape[1]))
                 order[found.rows] = ranked
@@ -89,28 +98,36 @@ class SparseSwap:
                 wanted = Rival(order[found.rows, place], cast(Untargeted, found.goal).classes)
             margin, slope = margin_slope(logits.nan_to_num(0.0, 0.0, 0.0), wanted)
             size = found.size[found.rows]
-            waited = torch.where((size < known) | size.isinf(), 0.0, waited + 1)
-            known = size
+            most = torch.as_tensor(found.region.radius, dtype=z.dtype, device=z.device).minimum(size - 1)
+            count = Norm.L0.size(z - found.x)
+            won = won | (margin > 0)
+            waiting = (size >= known) & size.isfinite() & (count <= most + self.removed) & (won | (count >= most))
+            waited, known = torch.where(waiting, waited + 1, torch.where(size < known, 0.0, waited)), size
             found.drop(waited >= self.patience)
-            z, free_from = self._swap(found, z, flat(vjp(slope)), margin, step, free_from)
-            z, free_from, waited, known = found.compact(z, free_from, waited, known)
+            z, free_from = self._swap(found, z, flat(vjp(slope)), margin, most, won, step, free_from)
+            z, free_from, waited, known, won = found.compact(z, free_from, waited, known, won)
         if len(found):
             found.ask(z)
         return order
 
     def _swap(
-        self, found: Closest, z: Batch, g: Tensor, margin: PerExample, step: int, free_from: Tensor
+        self,
+        found: Closest,
+        z: Batch,
+        g: Tensor,
+        margin: PerExample,
+        most: PerExample,
+        won: Tensor,
+        step: int,
+        free_from: Tensor,
     ) -> tuple[Batch, Tensor]:
         """The next point, and from which step on each value may be added."""
         (low, high), x, values = found.space.box, flat(found.x), flat(z)
         support = values != x
         count, worth = support.sum(dim=1), torch.where(support, g * (values - x), torch.inf)
-        most = torch.as_tensor(found.region.radius, dtype=z.dtype, device=z.device).minimum(found.size[found.rows] - 1)
-        reached = margin > 0
         cheapest = worth.topk(int(count.max()), dim=1, largest=False).values
         paid = (cheapest.cumsum(dim=1) < margin[:, None] / 2).sum(dim=1)
-        over = (count - most + 1).clamp_min(0).nan_to_num(neginf=0.0).to(count)  # room for one to be added
-        leaving = torch.where(reached, paid + self.removed, over).minimum(count)
+        leaving = torch.where(margin > 0, paid + self.removed, (count == most).to(count)).minimum(count)
         leave = _first(-worth, leaving)
         lost = torch.where(leave, worth, 0.0).sum(dim=1)
         room = torch.where(g > 0, high - values, values - low)
@@ -119,9 +136,10 @@ class SparseSwap:
         missing = (lost - margin).clamp_min(0)
         ahead = gain.topk(min(max(_AT_ONCE, gain.shape[1] // 50), gain.shape[1]), dim=1).values
         needed = ((ahead.cumsum(dim=1) - ahead) < missing[:, None]).sum(dim=1)
-        first = ((needed + 1) // 2).clamp_min(1)
-        adding = torch.where(found.size[found.rows].isinf(), first, torch.ones_like(first))
-        adding = adding.minimum((most - (count - leaving)).clamp(0, gain.shape[1]).to(adding))
+        half = ((needed + 1) // 2).clamp_min(1)
+        space = torch.where(count > most, torch.inf, most - (count - leaving)).clamp(0, gain.shape[1])
+        adding = torch.where(won & (count <= most), torch.ones_like(half), half).minimum(space.to(half))
+        adding = torch.where((margin > 0) & (count > most), torch.zeros_like(adding), adding)
         add = _first(gain, adding) & (gain > 0)
         moved = torch.where(leave, x, torch.where(add, torch.where(g > 0, high, low), values))
         return moved.reshape(z.shape), torch.where(leave, float(step + 1 + self.tenure), free_from)
@@ -129,9 +147,10 @@ class SparseSwap:
 
 def _first(score: Tensor, count: Tensor) -> Tensor:
     """(B, D) True at the `count` largest scores of each row."""
-    most = int(count.max()) if len(count) else 0
-    places = score.topk(most, dim=1).indices
-    kept = torch.arange(most, device=score.device)[None] < count[:, None]
+    places = score.argsort(
+        dim=1, descending=True, stable=True
+    )  # topk breaks ties by how many are asked for: by the batch
+    kept = torch.arange(score.shape[1], device=score.device)[None] < count[:, None]
     return torch.zeros_like(score, dtype=torch.bool).scatter_(1, places, kept)
 
 

@@ -7,11 +7,11 @@ DeepFool alone stops where it first crosses, and z - x is then rarely at right a
 
 Source: Abdolahpourrostami, Abroshan, Moosavi-Dezfooli 2024, "SuperDeepFool: a new fast and accurate minimal adversarial attack",
 arXiv:2303.12481, algorithm 2, SDF(inf, 1), and the final search of the authors' code.
-**Differs from the paper:** both steps are the smallest ones inside the box (`blocks.hyperplane`; paper: without a box); all
-rivals are linearised at the example, later only the `refined` nearest of them; a targeted or top-k goal and a predicate have one
-boundary, that of their margin; the boundary is approached in `approach` parts at first, as in `deepfool` (paper: at once); the end
-is where the change shrinks by less than a thousandth (paper: where a projected point has crossed); the smallest success of the
-whole path is kept, and the final search bisects to it.
+**Differs from the paper:** both steps are the smallest ones inside the box (`blocks.hyperplane`; paper: without a box); rivals are
+linearised as in `deepfool`, the `first` likeliest and then the `refined` nearest; a targeted or top-k goal and a predicate have
+one boundary, that of their margin; the boundary is approached in `approach` equal parts at first (paper: at once); the end is
+where the change shrinks by less than a thousandth (paper: where a projected point has crossed); the smallest success of the whole
+path is kept, and the final search bisects to it.
 """
 
 from dataclasses import dataclass
@@ -37,13 +37,14 @@ _GAIN = 0.999
 
 @dataclass(frozen=True)
 class SuperDeepFool:
-    """SuperDeepFool. Cost: at most `steps` + 1 + `search` forwards and `candidates` - 1 + (`steps` - 1) * `refined` backwards an
+    """SuperDeepFool. Cost: at most `steps` + 1 + `search` forwards and `first` + (`steps` - 1) * `refined` backwards an
     example; `steps` backwards towards a target.
 
     Args:
         steps: most steps, those of DeepFool and the projections together.
         candidates: classes that are looked at, the likeliest ones with the true one among them.
-        refined: rivals whose boundaries are linearised anew after the first step, the nearest by the latest estimate.
+        first: rivals whose boundaries are linearised at the example, the likeliest.
+        refined: rivals whose boundaries are linearised at each later point, the nearest by the latest estimate.
         approach: equal parts in which the boundary is approached first; 1 steps onto it at once.
         overshoot: how far past the boundary a step of DeepFool goes, as a share of the change since the last projection.
         search: bisections between the example and its smallest success in the end; none where a radius is given.
@@ -51,6 +52,7 @@ class SuperDeepFool:
 
     steps: int = 100
     candidates: int = 10
+    first: int = 3
     refined: int = 1
     approach: int = 8
     overshoot: float = 0.02
@@ -61,7 +63,7 @@ class SuperDeepFool:
     smallest: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "candidates", "refined", "approach")
+        positive(self, "steps", "candidates", "first", "refined", "approach")
         not_negative(self, "overshoot", "search")
         if self.candidates < 2:
             raise SettingError(
@@ -85,7 +87,16 @@ class SuperDeepFool:
             if rivals is None:
                 rivals = rivals_of(logits, found.goal, self.candidates)
             plane, lengths = nearest_plane(
-                z, logits, vjp, found.goal, found.space, rivals, lengths, count=self.refined, walls=False
+                z,
+                logits,
+                vjp,
+                found.goal,
+                found.space,
+                rivals,
+                lengths,
+                count=self.refined,
+                first=self.first,
+                walls=False,
             )
             w, clean = plane.gradient, found.x
             ahead = reach_hyperplane(w, plane.gap, low - z, high - z, norm)

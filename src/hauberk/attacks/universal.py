@@ -193,10 +193,10 @@ class _Search:
             go_through(done)
             self.passes = done + 1
             v = _on_grid(self.v, self.ball)
-            reached = [
-                self.goal.take(rows).reached(self.meter.labels(self.points(rows, v), rows))
-                for rows in _rows(self.x).split(self.batch_size)
-            ]
+            reached: list[Tensor] = []
+            for rows in _rows(self.x).split(self.batch_size):
+                labels = self.meter.labels(self.points(rows, v), rows)
+                reached.append(self.goal.take(rows).reached(labels) & (labels >= 0))
             rate = torch.cat(reached).double().mean().item()
             if rate > self.rate or done == 0:
                 self.best, self.rate = v, rate
@@ -273,7 +273,7 @@ def _on_grid(v: Tensor, ball: Ball) -> Tensor:
 
 
 def _checked_ball(victim: Any, threat: ThreatModel, x: Batch) -> Ball:
-    if threat.norm not in {Norm.LINF, Norm.L2} or len(threat.radii) != 1:
+    if threat.chart is not None or threat.norm not in {Norm.LINF, Norm.L2} or len(threat.radii) != 1:
         raise ThreatError(f"universal needs linf or l2 with one radius, got {threat}; write for example linf:10/255")
     if threat.goal != "untargeted" and not threat.goal.startswith("target="):
         raise ThreatError(f"universal leaves a class or reaches one for all, got {threat}; use untargeted or @target=K")

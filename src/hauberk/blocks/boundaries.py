@@ -68,15 +68,18 @@ def nearest_plane(
     lengths: Tensor | None = None,
     *,
     count: int = 3,
+    first: int | None = None,
     walls: bool = True,
 ) -> tuple[Plane, Tensor]:
-    """The nearest plane of each row at z, and the length |g_k|_q of every rival's gradient, (B, K), as far as it is known.
+    """The nearest plane of each row at z, and the length |g_k|_q of every rival's gradient, (B, K), NaN where it was never
+    looked at.
 
     Args:
         vjp: from a cotangent to a gradient, at z.
         rivals: of `rivals_of`.
         lengths: as this function gave them at an earlier point. Only the `count` rivals that are nearest if those still hold
-            are then looked at; without them, all.
+            are then looked at; without them, all, or the `first` likeliest. What was never looked at counts as long as the
+            longest that was.
         walls: False leaves in the gradient what the box stops.
 
     In float32 each gap is a little larger than it seems, so that rounding does not end short of a plane.
@@ -92,10 +95,11 @@ def nearest_plane(
     assert isinstance(goal, Untargeted)
     gaps = logits.gather(1, goal.classes[:, None]) - logits.gather(1, rivals) + beyond[:, None]
     if lengths is None:
-        lengths = torch.zeros_like(gaps)
-        order = torch.arange(rivals.shape[1], device=z.device).expand_as(rivals)
+        lengths = torch.full_like(gaps, torch.nan)
+        order = torch.arange(rivals.shape[1], device=z.device).expand_as(rivals)[:, :first]
     else:
-        order = (gaps / lengths).nan_to_num(torch.inf).topk(min(count, rivals.shape[1]), dim=1, largest=False).indices
+        guessed = torch.where(lengths.isnan(), lengths.nan_to_num(0.0).amax(dim=1, keepdim=True), lengths)
+        order = (gaps / guessed).nan_to_num(torch.inf).topk(min(count, rivals.shape[1]), dim=1, largest=False).indices
         lengths = lengths.clone()
     best: Plane | None = None
     for place in order.split(1, dim=1):

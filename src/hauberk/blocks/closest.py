@@ -9,6 +9,8 @@
         z = found.inside(z + ...)                            # back into box and mask, not into the radius
     return found.best
 
+A victim that draws (`hauberk.victims.eot`) is asked for a vote on each point that would be the smallest.
+
 With an infinite radius a row leaves when its own example is misclassified, can pay no more, or was dropped by the attack
 (`drop`). With a finite one it leaves as soon as a point inside the radius reaches the goal, so that an attack for the
 smallest change is also one for a radius.
@@ -55,6 +57,7 @@ class Closest(Live[Ball]):
         self.best = x.clone()
         self.size = x.new_full((len(x),), torch.inf)
         self._largest = x.new_full((len(x),), -torch.inf)
+        self._draws = bool(getattr(victim, "judge_samples", 0))
         self._slack = 0.0 if x.dtype == torch.float64 else _SURE
         super().__init__(victim, x, goal, region)
         self.restart()
@@ -87,7 +90,8 @@ class Closest(Live[Ball]):
         return margin, logits, free
 
     def climb(self, z: Batch, loss: Loss, *, towards: Goal | None = None) -> tuple[PerExample, Batch]:
-        """The goal's margin, and the direction of the gradient of a loss (the gradient itself where the loss is `margin`)."""
+        """The goal's margin, and the direction of the gradient of a loss (the gradient itself where the loss is `margin`, but for
+        goals of the caller's own, whose slope by the scores is scaled to a largest entry of 1)."""
         margin, logits, vjp = self.look(z)
         _, cotangent = value_and_cotangent(loss, logits, self.goal if towards is None else towards)
         return margin, vjp(cotangent)
@@ -129,6 +133,18 @@ class Closest(Live[Ball]):
         """Found within the radius; without one, only where the example itself reaches the goal."""
         return size.isfinite() if self._finite else size == 0
 
+    def _carried(self, points: Batch, claimed: Tensor) -> Tensor:
+        """Of the successes claimed against a victim that draws, those whose vote is beyond doubt by chance: one more query each.
+
+        The smallest of many averages is a lucky one; a majority whose interval ends above one half is not.
+        """
+        asked = (claimed & (self.victim.left(self.rows) >= 1)).nonzero().flatten()
+        carried = torch.zeros_like(claimed)
+        if len(asked):
+            low, _ = self.victim.votes(points[asked], self.rows[asked]).interval(self.goal.take(asked))
+            carried[asked] = (low > 0.5).to(carried.device)
+        return carried
+
     def _set(self, rows: Tensor) -> None:
         super()._set(rows)
         self.space = self._everywhere if len(rows) == len(self.best) else self._everywhere.take(rows)
@@ -141,7 +157,9 @@ class Closest(Live[Ball]):
         success = self.succeeds(margin, logits) & allowed
         known = self.size[self.rows]
         smaller = success & (size < known)
-        fallback = known.isinf() & ~success & allowed & improves(margin.to(self._largest), self._largest[self.rows])
+        if self._draws and bool(smaller.any()):
+            smaller = self._carried(points, smaller)
+        fallback = known.isinf() & ~smaller & allowed & improves(margin.to(self._largest), self._largest[self.rows])
         better = smaller | fallback
         if bool(better.any()):
             rows = self.rows[better]

@@ -35,7 +35,10 @@ def evaluate(
     suite: Annotated[
         str,
         typer.Option(
-            "--suite", "-s", metavar="SUITE", help="quick (a first look) or standard (the number to publish)."
+            "--suite",
+            "-s",
+            metavar="SUITE",
+            help="quick (a first look), standard (the number to publish), autoattack (to compare with papers) or exhaustive.",
         ),
     ] = "standard",
     stages: Annotated[

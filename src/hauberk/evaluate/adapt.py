@@ -176,7 +176,7 @@ def _climbs(threat: ThreatModel, is_random: bool) -> tuple[Attack, ...]:
 def _longer(threat: ThreatModel) -> tuple[Attack, ...]:
     far = PGD(steps=400, loss="margin", start="clean", schedule="linear")
     if threat.norm in HoppingPGD.norms:
-        return far, HoppingPGD(steps=50, restarts=10)
+        return far, HoppingPGD(steps=50, restarts=10, near=None)
     return far, AutoPGD(steps=200, loss="margin", restarts=3) if threat.norm in AutoPGD.norms else far
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from hauberk.errors import ModelError
 from hauberk.evidence.fingerprint import state_fingerprint
 from hauberk.evidence.provenance import provenance
-from hauberk.train import Fitted
+from hauberk.train import Fitted, initialise
 from hauberk.zoo.recipes import recipe_of
 
 __all__ = ["SCHEMA", "document", "markdown", "new_card", "read_card", "read_weights", "shipped", "write_card"]
@@ -65,7 +65,9 @@ def read_weights(name: str, folder: Traversable | None = None) -> nn.Module:
         raise ModelError(
             f"the weights {file} are not those of the card beside them; install hauberk again, or train the net"
         )
-    net = recipe_of(name).make()
+    net = initialise(
+        recipe_of(name).make, seed=0
+    )  # what it draws is overwritten, but would come from the global generator
     net.load_state_dict(load_tensors(content))
     return net.eval()
 

@@ -1,0 +1,52 @@
+"""Starting points far away: random points that reach the goal, drawn towards the example until they almost do not.
+
+Where the gradients at an example mislead, a search that begins at the other side of the boundary is not misled: it is where Brendel
+et al. 2019, arXiv:1907.01003, begin. Even starts are uniform noise, odd ones corners that are constant on coarse blocks.
+"""
+
+import torch
+
+from hauberk._rng import Streams
+from hauberk._shapes import Batch, like
+from hauberk.blocks.closest import Closest
+from hauberk.blocks.starts import block_corner
+
+__all__ = ["far_start"]
+
+_DRAWS, _HALVINGS = 10, 8
+
+
+def far_start(found: Closest, streams: Streams, *, blocks: bool) -> Batch:
+    """A point near the boundary that reaches the goal, for each example that stays; those without one after ten draws go."""
+    low, high = found.space.box
+    starts, reached = (
+        found.x.new_zeros((len(found.size), *found.x.shape[1:])),
+        torch.zeros_like(found.size, dtype=torch.bool),
+    )
+    for _ in range(_DRAWS):
+        if not len(found):
+            break
+        if blocks:
+            corner = block_corner(found.x, found.rows, found.space.with_radius(torch.inf), streams)
+            share = streams.uniform(found.rows, (), dtype=found.x.dtype)
+            z = found.x + like(share, corner) * (corner - found.x)
+        else:
+            z = low + (high - low) * streams.uniform(found.rows, found.x.shape[1:], dtype=found.x.dtype)
+        z = found.inside(z)
+        crossed = found.ask(z) > 0
+        starts[found.rows[crossed]], reached[found.rows] = z[crossed], crossed
+        found.drop(crossed)
+        found.compact()
+    found.restart()
+    found.drop(~reached[found.rows])
+    found.compact()
+    far = starts[found.rows]
+    near, share = far.new_zeros(len(far)), far.new_ones(len(far))
+    for _ in range(_HALVINGS):
+        if not len(found):
+            break
+        middle = (near + share) / 2
+        crossed = found.ask(found.x + like(middle, far) * (far - found.x)) > 0
+        near, share = torch.where(crossed, near, middle), torch.where(crossed, middle, share)
+        near, share, far = found.compact(near, share, far)
+    return found.x + like(share, far) * (far - found.x)
