@@ -159,7 +159,7 @@ def refereed(run: Run, net: nn.Module, x: Tensor, y: Tensor, norm: str, batch: i
     benchmodel_wrapper.time = types.SimpleNamespace(perf_counter=time.process_time)  # CPU, not wall
     torch.manual_seed(0)
     found = run_attack(
-        benchmodel_wrapper.BenchModel(net),
+        benchmodel_wrapper.BenchModel(net).eval(),  # in training mode, torchattacks would leave the net in it
         DataLoader(TensorDataset(x, y), batch_size=batch),
         lambda model, inputs, labels: run(model, inputs, labels),
         norm,

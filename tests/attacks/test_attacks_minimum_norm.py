@@ -183,7 +183,7 @@ def test_after_a_success_the_swap_only_asks_at_fewer_values_and_does_not_undo_wh
     victim, x = LinearVictim.random(3, 40), torch.full((1, 40), 0.45, dtype=torch.float64)
     if int(victim.labels(x, torch.arange(1))) == 1:
         x = 1 - x
-    run = attacked(SparseSwap(steps=30, tenure=5, far=0), victim, x, Norm.L0)
+    run = attacked(SparseSwap(steps=30, tenure=5, far=0, kicks=0), victim, x, Norm.L0)
     changed = torch.cat(run.asked[:-1]) != x
     reached = [int(victim.labels(point, torch.arange(1))) == 1 for point in run.asked[:-1]]
     first = reached.index(True)
@@ -198,7 +198,7 @@ def test_the_swap_stays_within_a_finite_radius_from_the_start() -> None:
     victim, x = LinearVictim.random(3, 40), torch.full((1, 40), 0.45, dtype=torch.float64)
     if int(victim.labels(x, torch.arange(1))) == 1:
         x = 1 - x
-    run = attacked(SparseSwap(steps=12, far=0), victim, x, Norm.L0, radius=1.0)
+    run = attacked(SparseSwap(steps=12, far=0, kicks=0), victim, x, Norm.L0, radius=1.0)
     assert int((torch.cat(run.asked) != x).sum(dim=1).max()) == 1
 
 

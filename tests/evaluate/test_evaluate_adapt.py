@@ -12,13 +12,18 @@ from torch import Tensor, nn
 
 import hauberk as hb
 from hauberk.attacks import PGD, Noise
+from hauberk.data import Chunk
 from hauberk.errors import SettingError, UnknownNameError
 from hauberk.evaluate import evaluate
-from hauberk.evaluate.adapt import adapted_suite, steps_for
+from hauberk.evaluate.adapt import NEIGHBOURS, SAMPLES, adapted_suite, steps_for, wanted_steps
 from hauberk.evaluate.audit import STEPS, Finding
-from hauberk.evaluate.through import label_of
+from hauberk.evaluate.cascade import run_chunk
+from hauberk.evaluate.suites import Suite
+from hauberk.evaluate.through import Through, label_of
+from hauberk.evidence import RunFolder
 from hauberk.threat import Access, ThreatModel
-from hauberk.victims import wrap
+from hauberk.victims import eot, wrap
+from hauberk.victims.before_softmax import BeforeSoftmax
 
 if TYPE_CHECKING:
     from conftest import Digits
@@ -174,7 +179,7 @@ def test_adaptations_are_for_what_the_threat_allows() -> None:
 
 @pytest.mark.parametrize("threat", ["linf:0.1", "l2:1", "l1:5", "l0:3", "linf:0.1@scores", "linf:0.1@labels"])
 def test_every_step_has_attacks_under_every_threat(digits: Digits, threat: str) -> None:
-    victim = wrap(digits.conv)
+    victim = wrap(Saturated(Rounded(digits.conv)))  # something to do for every step
     victim.probe(digits.x[:8])
     parsed = ThreatModel.parse(threat)
     for step in STEPS:
@@ -195,17 +200,153 @@ def test_steps_can_be_asked_for_without_a_finding(digits: Digits) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
+        ({"adapt": None}, SettingError, "sequence of steps"),
+        ({"adapt": 0}, SettingError, "sequence of steps"),
+        ({"adapt": 3.5}, SettingError, "sequence of steps"),
         ({"adapt": "bpda"}, SettingError, "sequence of steps"),
         ({"adapt": ("bdpa",)}, UnknownNameError, "bpda"),
         ({"adapt": True, "audit": False}, SettingError, "audit"),
     ],
-    ids=["a string", "unknown", "no audit"],
+    ids=["nothing", "zero", "a number", "a string", "unknown", "no audit"],
 )
 def test_an_adaptation_that_means_nothing_is_refused(
     digits: Digits, options: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         evaluate(digits.conv, (digits.x[:4], digits.y[:4]), "linf:0.1", **options)
+
+
+@pytest.mark.parametrize("adapt", ["eot", None, ("e",)], ids=["a string", "nothing", "unknown"])
+def test_an_audit_refuses_such_an_adaptation_before_it_asks_the_model(digits: Digits, adapt: Any) -> None:
+    class Unasked(Around):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError
+
+    with pytest.raises((SettingError, UnknownNameError), match="adapt"):
+        hb.audit(Unasked(digits.conv), (digits.x[:4], digits.y[:4]), "linf:0.1", adapt=adapt)
+
+
+def test_an_adapted_run_that_goes_on_after_a_kill_is_the_run_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Thermometer(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            levels = [(level + 0.5) / 8 for level in range(8)]
+            rows = x.flatten(1).tolist()
+            return torch.tensor([[[float(v > level) for v in row] for level in levels] for row in rows])
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(Thermometer(), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    x = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    x[8:] = x[8:] * 0.4 + 0.3  # of another kind than the first chunk, on which the substitute is fitted
+    y = net(x).argmax(dim=1)
+
+    def run(out: Path) -> dict[str, Any]:
+        options: dict[str, Any] = {"suite": Noise(tries=1), "batch_size": 8, "adapt": ("bpda",), "audit": False}
+        return evaluate(net, (x, y), "linf:0.1", out=out, **options).result
+
+    whole = run(tmp_path / "whole")
+    write, written = RunFolder.write_chunk, []
+
+    def killed(self: RunFolder, index: int, *rest: Any) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(index)
+        write(self, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_chunk", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut")
+    resumed = run(tmp_path / "cut")
+    timeless = [
+        [{key: count for key, count in entry.items() if key != "seconds"} for entry in result["attacks"]]
+        for result in (whole, resumed)
+    ]
+    assert len(timeless[0]) > 1
+    assert timeless[0] == timeless[1]
+    assert resumed["radii"] == whole["radii"]
+
+
+def test_no_substitute_averages_twice(digits: Digits) -> None:
+    victim = wrap(Noisy(digits.conv))
+    victim.probe(digits.x[:8])
+    threat = ThreatModel.parse("linf:0.1")
+    suite = adapted_suite(victim, threat, threat.access, ["eot", "smooth"], 0, digits.x[:8])
+    (smooth,) = [each for each in suite.attacks if isinstance(each, Through) and "smooth" in each.steps]
+    assert smooth.substitute.forwards_per_query == SAMPLES * (NEIGHBOURS + 1)
+    mine = eot(victim, 3)
+    suite = adapted_suite(mine, threat, threat.access, ["eot", "score-attacks"], 0, digits.x[:8])
+    costs = {each.substitute.forwards_per_query for each in suite.attacks if isinstance(each, Through)}
+    assert costs == {3}
+
+
+def test_a_verdict_by_vote_is_not_voted_on_again(digits: Digits) -> None:
+    victim = eot(Noisy(digits.conv), 2, judge_samples=5)
+    chunk = Chunk(torch.arange(100), digits.x[:100], digits.y[:100])
+    threat = ThreatModel.parse("linf:0.1")
+    options: dict[str, Any] = {"seed": 0, "access": Access.GRADIENTS}
+    first = run_chunk(victim, chunk, threat, Suite("one", (PGD(steps=2),), ""), **options)
+    again = run_chunk(victim, chunk, threat, Suite("none", (), ""), earlier=first, **options)
+    assert first.statuses[0]["broken"] > 0
+    assert again.statuses == first.statuses
+    assert again.charged["queries"] == 0
+
+
+def test_steps_that_found_nothing_to_change_are_not_called_applied(digits: Digits) -> None:
+    result = adapted(
+        digits, digits.conv, "linf:0.05", n=8, suite=Noise(tries=1), adapt=("bpda", "logits", "margin"), audit=False
+    )
+    assert [entry["step"] for entry in result["adapted"]["steps"]] == ["margin"]
+    assert [entry["step"] for entry in result["adapted"]["not_applied"]] == ["bpda", "logits"]
+
+
+def test_the_substitute_before_the_softmax_costs_what_the_victim_does(digits: Digits) -> None:
+    assert BeforeSoftmax(eot(digits.conv, 7)).forwards_per_query == 7
+
+
+def test_the_order_and_number_of_steps_asked_for_do_not_matter() -> None:
+    assert wanted_steps(["score-attacks", "bpda", "bpda"], audit=False) == ("bpda", "score-attacks")
+
+
+@pytest.mark.parametrize("threat", ["linf:0.1", "l2:1", "l1:5", "l0:3"])
+def test_more_steps_are_two_different_climbs(digits: Digits, threat: str) -> None:
+    parsed = ThreatModel.parse(threat)
+    victim = wrap(digits.conv)
+    victim.probe(digits.x[:8])
+    suite = adapted_suite(victim, parsed, parsed.access, ["more-steps"], 0, digits.x[:8])
+    assert len({repr(each) for each in suite.attacks}) == len(suite.attacks) == 2
+
+
+def test_an_audit_names_its_own_findings_beside_the_steps_they_ask_for(digits: Digits) -> None:
+    found = hb.audit(
+        Rounded(digits.conv), (digits.x[:128], digits.y[:128]), "linf:0.15", adapt=True, suite=Noise(tries=1)
+    )
+    assert "transfer-beats-gradients" in found.errors  # of the thorough checks, which no evaluation runs
+    asked = {step for finding in found.findings for step in finding["adapt"]}
+    for entry in found.result["adapted"]["steps"]:
+        assert entry["step"] in asked
+        assert set(entry["findings"]) == {each["id"] for each in found.findings if entry["step"] in each["adapt"]}
+
+
+def test_a_thorough_audit_leaves_the_global_generator_where_it_was(digits: Digits) -> None:
+    before = torch.random.get_rng_state()
+    hb.audit(digits.conv, (digits.x[:16], digits.y[:16]), "linf:0.05")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_clean_examples_of_an_audit_are_asked_in_slices(digits: Digits) -> None:
+    sizes: list[int] = []
+
+    class Sized(Around):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return self.net(x)
+
+    hb.audit(Sized(digits.conv), (digits.x[:40], digits.y[:40]), "linf:0.05", batch_size=10, examples=5, thorough=False)
+    assert 10 in sizes
+    assert 40 not in sizes
 
 
 def test_the_public_audit_says_all_that_its_schema_asks_for(digits: Digits) -> None:

@@ -13,7 +13,7 @@ from hauberk.evaluate import evaluate
 from hauberk.evaluate.audit import audit_cascade, audit_victim
 from hauberk.evaluate.cascade import Tally
 from hauberk.threat import Access, Norm, ThreatModel
-from hauberk.victims import wrap
+from hauberk.victims import eot, wrap
 
 if TYPE_CHECKING:
     from conftest import Digits
@@ -409,3 +409,40 @@ def test_no_point_outside_the_region_counts_for_having_been_passed(digits: Digit
     found = evaluate(digits.mlp, (digits.x[:40], digits.y[:40]), "linf:0.1", suite=[Far()], audit=False)
     assert found.robust_accuracy == found.clean_accuracy
     assert found.result["audit"] == []
+
+
+@pytest.mark.parametrize("kind", ["noise", "transform"])
+def test_a_victim_that_averages_is_not_blamed_for_its_draws(digits: Digits, kind: str) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = digits.conv
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x + 0.05 * torch.randn_like(x))
+
+    def moved(x: Tensor, generator: torch.Generator) -> Tensor:
+        return x + 0.05 * torch.randn(x.shape, generator=generator)
+
+    victim = eot(Noisy().eval(), 8) if kind == "noise" else eot(digits.conv, 8, transform=moved)
+    victim.probe(digits.x[:8])
+    threat = ThreatModel.parse("linf:0.1")
+    evidence = audit_victim(
+        victim, digits.x[:24], digits.y[:24], torch.arange(24), threat, seed=0, access=victim.access, examples=8
+    )
+    assert [finding.id for finding in evidence.findings if finding.severity == "error"] == []
+    assert not {"batch-dependent-output", "finite-differences-disagree", "unstable-predictions"} & set(evidence.checks)
+
+
+def test_a_model_without_any_gradient_has_the_first_indicator_alone(digits: Digits) -> None:
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return digits.conv(x).detach()
+
+    victim = wrap(Cut().eval())
+    victim.probe(digits.x[:8])
+    threat = ThreatModel.parse("linf:0.1")
+    evidence = audit_victim(
+        victim, digits.x[:16], digits.y[:16], torch.arange(16), threat, seed=0, access=victim.access
+    )
+    assert [(found.id, found.value) for found in evidence.indicators] == [("I1", 1.0)]

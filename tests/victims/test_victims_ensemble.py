@@ -57,13 +57,19 @@ def test_the_loss_ensemble_has_the_mean_of_the_margins() -> None:
 
 
 def test_a_query_costs_what_one_of_each_member_costs() -> None:
-    victim = ensemble([net(1), eot(net(2), 4), net(3)])
+    victim = ensemble([net(1), ensemble([net(2)] * 4), net(3)])
     meter = Meter(victim, 4)
     _, vjp = meter.pullback(inputs(), ROWS)
     vjp(torch.ones(4, 3, dtype=torch.float64))
     assert meter.forwards.tolist() == meter.backwards.tolist() == [6] * 4
     assert meter.queries.tolist() == [1] * 4
     assert victim.left(ROWS).tolist() == [2**62] * 4
+
+
+def test_a_member_that_is_judged_by_vote_is_refused_as_its_vote_would_be_lost() -> None:
+    with pytest.raises(ModelError, match="around it"):
+        ensemble([net(1), eot(net(2), 4)])
+    assert eot(ensemble([net(1), net(2)]), 4).judge_samples == 100
 
 
 def test_it_gives_what_every_member_gives() -> None:

@@ -140,7 +140,11 @@ def test_the_meter_charges_every_draw() -> None:
     judge(meter, x[:1], x[:1], Untargeted(torch.tensor([0])), Ball(Norm.LINF, 0.1), rows[:1])
     assert meter.forwards[0] == 14 + 30
     assert meter.queries[0] == 3
-    assert eot(eot(linear(), 2), 3).forwards_per_query == 6
+
+
+def test_a_victim_is_averaged_once_and_a_refusal_says_so() -> None:
+    with pytest.raises(ModelError, match="averaged already"):
+        eot(eot(linear(), 2), 3)
 
 
 @pytest.mark.parametrize(("p", "broken"), [(0.3, False), (0.7, True)])

@@ -34,7 +34,7 @@ from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
 from hauberk.blocks.boundaries import margin_slope, rivals_of
-from hauberk.blocks.far import far_start
+from hauberk.blocks.far import FAR, far_start
 from hauberk.blocks.hyperplane import reach_hyperplane
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Rival, Untargeted
@@ -96,7 +96,7 @@ class BoundarySlide:
                 self._from_example(found, order, place)
         for start in range(self.far):
             found.restart()
-            z = far_start(found, streams, blocks=start % 2 == 1)
+            z = far_start(found, streams, FAR[("noise", "blocks")[start % 2]])
             self._slide(found, z, lambda: found.goal, begin=0)
         return found.best
 

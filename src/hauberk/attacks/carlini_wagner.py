@@ -11,7 +11,8 @@ Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural ne
   is first shrunk by 1e-6, as usual, it needs hundreds of steps to begin to;
 - an untargeted attack first runs towards each of the `rivals` nearest rivals by the gradients at the example, and only then
   towards any class from the best of these (paper: one targeted run for each class, or any class from the example);
-- the first c is four times the least that holds the nearest point of the linearised boundary (paper: 0.001);
+- the first c is four times the least that holds the nearest point of the linearised boundary, in L-inf a tenth of one over the
+  mean gradient (paper: 0.001);
 - runs are of 200 steps (paper: 10,000): the step falls to 0 over each as a cosine, and later ones start at the smallest
   success so far (paper: at the example);
 - every example has its own c, tau, and held values, and leaves a run once its loss stops falling, asked after each tenth of
@@ -44,9 +45,6 @@ _REACH = 0.9
 _CHECKS = 10
 _STILL = 0.9999
 """Where the least loss of a tenth of the steps is more than this share of that of the tenth before, it has stopped falling."""
-_MOST_RUNS = 60
-"""Beside their own ends, of the searches in L-inf and L0."""
-
 Penalty = Callable[[Batch, Tensor], tuple[PerExample, Batch]]
 """(change, rows) -> its penalty and the gradient of that."""
 
@@ -62,6 +60,7 @@ class CarliniWagner:
         learning_rate: first step of a run, in units of w.
         initial_const: first c; where None, from the gradient at the example.
         rivals: nearest other classes that an untargeted attack first runs towards.
+        searches: most runs for tau or for the values to hold; both searches end by themselves.
         confidence: margin of the logits that counts as success.
     """
 
@@ -70,6 +69,7 @@ class CarliniWagner:
     learning_rate: float = 0.05
     initial_const: float | None = None
     rivals: int = 3
+    searches: int = 60
     confidence: float = 0.0
 
     access: ClassVar[Access] = Access.GRADIENTS
@@ -78,7 +78,7 @@ class CarliniWagner:
 
     def __post_init__(self) -> None:
         positive(self, "binary_search_steps", "steps", "learning_rate", "initial_const")
-        not_negative(self, "rivals", "confidence")
+        not_negative(self, "rivals", "searches", "confidence")
 
     def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
         found = Closest(victim, x, with_confidence(goal, self.confidence), ball_of(self, region))
@@ -129,7 +129,7 @@ class _Search:
             first = self.settings.initial_const
             if norm is Norm.LINF:
                 self.tau = 1.1 * distances[:, run]
-                self.c = math.prod(self.found.best.shape[1:]) / (2 * lengths[:, run])
+                self.c = math.prod(self.found.best.shape[1:]) / (10 * lengths[:, run])
             else:
                 self.c = 8 * distances[:, run] / lengths[:, run]
             self.c = (
@@ -151,12 +151,14 @@ class _Search:
             won = self._run(self.near[rows], squares)
 
     def for_tau(self) -> None:
-        """L-inf: the search for the smallest tau that holds, until it is known to 1 %."""
+        """L-inf: the search for the smallest tau that holds, until it is known to 1 %; where none has held yet, tau doubles up to the
+        width of the box."""
         size, failed = self.near_size, torch.zeros_like(self.tau)
-        for _ in range(_MOST_RUNS):
+        width = self.found.region.box[1] - self.found.region.box[0]
+        for _ in range(self.settings.searches):
             lower = torch.maximum(0.9 * size, (failed + size) / 2)
             self.tau = torch.where(size.isfinite(), lower, 2 * self.tau)
-            rows = self._work_on(~(size - failed <= 0.01 * size))
+            rows = self._work_on(torch.where(size.isfinite(), size - failed > 0.01 * size, failed < width))
             if not len(rows):
                 return
             self._run(self.near[rows], self.beyond_tau, enough=self.tau)
@@ -167,7 +169,7 @@ class _Search:
         found = self.found
         share, failures = torch.full_like(found.size, 0.5), torch.zeros_like(found.size)
         free = self.free.clone()
-        for _ in range(_MOST_RUNS):
+        for _ in range(self.settings.searches):
             rows = self._work_on(self.near_size.isfinite() & (failures < 4))
             if not len(rows):
                 return
@@ -213,8 +215,7 @@ class _Search:
     def _run(
         self, start: Batch, penalty: "Penalty", towards: Goal | None = None, *, enough: PerExample | None = None
     ) -> Tensor:
-        """One run of Adam; (n,) bool: the examples whose last tenth of the steps
-        had a success, of any size.
+        """One run of Adam; (n,) bool: the examples whose last tenth of the steps had a success, of any size.
 
         Args:
             start: (live, *shape).
@@ -229,7 +230,7 @@ class _Search:
         lately = won[found.rows]
         began = found.rows
         width = self.found.region.box[1] - self.found.region.box[0]
-        speed = (1 * self.tau[began] / width).clamp_max(settings.learning_rate)
+        speed = (self.tau[began] / width).clamp(1e-4, settings.learning_rate)
         every = max(settings.steps // _CHECKS, 1)
         for step in range(settings.steps):
             rows = found.rows

@@ -11,7 +11,8 @@ With g the gradient of f_k - f_y at z for a rival class k, d = z - x, and `size`
 What was removed is not added again for `tenure` steps: without that memory the search would undo its last step for ever.
 The likeliest `rivals` are tried in turn, the later ones with one value less than the best from the start on; each until
 `patience` steps of swaps found nothing. Where the gradients at the example mislead, every search from there goes astray: `far` more
-begin at random points that reach the goal, uniform noise and block corners in turn, and only remove until they are below size.
+begin at random points that reach the goal, uniform noise and block corners in turn, and `kicks` more at the best point so far with
+many of its values thrown to the walls; these only remove until they are below size.
 
 Source: our own. The saliency of JSMA (Papernot et al. 2016, arXiv:1511.07528) weighed by the room that is left, as in linear
 problems (the largest |g_i| * room_i are optimal there), in a tabu search (Glover 1989).
@@ -29,7 +30,7 @@ from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
 from hauberk.blocks.boundaries import margin_slope, rivals_of
-from hauberk.blocks.far import far_start
+from hauberk.blocks.far import FAR, far_start
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Rival, Untargeted
 
 __all__ = ["SparseSwap", "sparse_swap"]
@@ -40,13 +41,14 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True)
 class SparseSwap:
-    """The fewest changed values. Cost: at most (`rivals` + `far`) * (`steps` + 1) forwards and about as many backwards an example,
-    10 more for each far start, towards a target one rival; about 30 for each rival where ten values are enough.
+    """The fewest changed values. Cost: at most (`rivals` + `far` + `kicks`) * (`steps` + 1) forwards and about as many backwards an
+    example, 18 forwards more for each far start or kick; towards a target one rival. About 30 for each where ten values are enough.
 
     Args:
         steps: steps of each search.
         rivals: how many wrong classes are tried, the likeliest at the example first.
         far: searches from random points that reach the goal.
+        kicks: after these, searches from the best point so far, up to half of its values thrown to the walls of the box.
         patience: steps without a smaller success after which a search ends.
         tenure: steps for which a removed value stays removed.
         removed: how many values a success gives up beyond those it does not need.
@@ -55,7 +57,8 @@ class SparseSwap:
     steps: int = 100
     rivals: int = 3
     far: int = 1
-    patience: int = 20
+    kicks: int = 2
+    patience: int = 10
     tenure: int = 5
     removed: int = 2
 
@@ -65,7 +68,7 @@ class SparseSwap:
 
     def __post_init__(self) -> None:
         positive(self, "steps", "rivals", "patience", "tenure", "removed")
-        not_negative(self, "far")
+        not_negative(self, "far", "kicks")
 
     def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
         found = Closest(victim, x, goal, ball_of(self, region))
@@ -74,9 +77,10 @@ class SparseSwap:
             for place in range(1, min(self.rivals, order.shape[1])):
                 found.restart()
                 self._search(found, found.x, order, place)
-        for start in range(self.far):
+        for start in range(self.far + self.kicks):
             found.restart()
-            self._search(found, far_start(found, streams, blocks=start % 2 == 1), None, -1)
+            draw = FAR["salt"] if start >= self.far else FAR[("noise", "blocks")[start % 2]]
+            self._search(found, far_start(found, streams, draw), None, -1)
         return found.best
 
     def _search(self, found: Closest, z: Batch, order: Tensor | None, place: int) -> Tensor | None:

@@ -69,6 +69,8 @@ class TrustRegion:
         towards = _furthest(goals, distances) if self.worst_case else goals[0]
         norm, (low, high) = found.space.norm, found.space.box
         least, most = (bound * (high - low) for bound in _BOUNDS[norm])
+        # a smaller one would be rounded back on the grid
+        shortest = (high - low) / found.space.grid if found.space.grid and norm is Norm.LINF else 0.0
         z = found.x
         trust = torch.full_like(found.size, self.step_size * (high - low))[found.rows]
         foretold, before = torch.zeros_like(trust), torch.zeros_like(trust)
@@ -86,7 +88,7 @@ class TrustRegion:
             gradient = gradient.masked_fill(torch.where(gradient > 0, z >= high, z <= low), 0.0)
             length = norm.dual.size(gradient)
             far = ((-value).clamp_min(0) / length).nan_to_num(0.0, 0.0, 0.0).minimum(trust)
-            far = (far + _BEYOND * (high - low)) * (1 + self.overshoot)
+            far = ((far + _BEYOND * (high - low)) * (1 + self.overshoot)).clamp_min(shortest)
             foretold, before = (length * far).clamp_min(torch.finfo(far.dtype).tiny), value
             z = found.inside(z + like(far, z) * norm.steepest(gradient))
             z, trust, foretold, before = found.compact(z, trust, foretold, before)

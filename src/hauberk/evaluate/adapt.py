@@ -12,15 +12,15 @@ victim itself, where it answers at random by a majority vote of its own answers.
     score-attacks   Square, or random search, with more queries
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from hauberk._shapes import Batch
-from hauberk.attacks import PGD, Attack, AutoPGD, HoppingPGD, Noise, Square
-from hauberk.errors import HauberkError
+from hauberk.attacks import PGD, Attack, AutoPGD, HoppingPGD, Noise, SigmaZero, Square
+from hauberk.errors import HauberkError, SettingError, UnknownNameError
 from hauberk.evaluate.audit import STEPS, Finding
 from hauberk.evaluate.cascade import ChunkEvidence
 from hauberk.evaluate.suites import Suite, suite_for
@@ -28,13 +28,15 @@ from hauberk.evaluate.through import Through, label_of, shown_settings
 from hauberk.threat import Access, Norm, ThreatModel
 from hauberk.victims import Victim, bpda, eot
 from hauberk.victims.before_softmax import BeforeSoftmax
+from hauberk.victims.chance import private_chance
 from hauberk.victims.smooth import SmoothVictim
 
-__all__ = ["Adaptation", "adapted_suite", "merged", "planned", "steps_for", "voting"]
+__all__ = ["LOOKED", "Adaptation", "adapted_suite", "merged", "planned", "steps_for", "voting", "wanted_steps"]
 
 SAMPLES = 20
 """Draws of a randomised model for each score and gradient."""
-_LOOKED = 8
+LOOKED = 8
+"""Examples by which substitutes find out what they can do."""
 NEIGHBOURS = 10
 """Points of the neighbourhood that a smoothed gradient is averaged over."""
 
@@ -44,7 +46,7 @@ class Adaptation:
     """What is done about the findings of an audit.
 
     Attributes:
-        steps: each with the findings that ask for it; empty where none do.
+        steps: those asked for, each with the findings that do; empty where none do.
         judge: who decides: the victim itself, where it answers at random the majority of its answers.
         suite: the attacks on what the first suite left standing.
     """
@@ -52,6 +54,12 @@ class Adaptation:
     steps: dict[str, list[str]]
     judge: Any
     suite: Suite
+
+    @property
+    def applied(self) -> list[str]:
+        """The steps that an attack takes; others found nothing to change, or nothing that they could."""
+        taken = {step for each in self.suite.attacks if isinstance(each, Through) for step in each.steps}
+        return [step for step in self.steps if step in taken]
 
 
 def planned(victim: Victim, threat: ThreatModel, steps: Mapping[str, Sequence[str]], seed: int, x: Batch) -> Adaptation:
@@ -70,6 +78,7 @@ def merged(
         columns[name] = [a + b for a, b in zip(first.columns[name], columns[name], strict=True)]
     beside = {
         "steps": adaptation.steps,
+        "applied": adaptation.applied,
         "stages": [{"name": label_of(each), "settings": shown_settings(each)} for each in adaptation.suite.attacks],
         "attacks": [asdict(tally) for tally in again.tallies],
         "statuses": ledger["statuses"],
@@ -83,6 +92,26 @@ def merged(
         "adapted": beside,
     }
     return ledger | own, again
+
+
+def wanted_steps(adapt: bool | Sequence[str], *, audit: bool) -> tuple[str, ...] | None:
+    """The steps asked for besides those of the findings, in the order of `STEPS`; None where nothing is to be adapted.
+
+    Raises:
+        SettingError, UnknownNameError: `adapt` is not what it must be.
+    """
+    if adapt is False:
+        return None
+    if isinstance(adapt, str) or (adapt is not True and not isinstance(adapt, Sequence)):
+        cure = f"; write ({adapt!r},)" if isinstance(adapt, str) else ""
+        raise SettingError(f"adapt is True, False or a sequence of steps, got {adapt!r}{cure}")
+    steps = () if adapt is True else tuple(adapt)
+    for step in steps:
+        if not isinstance(step, str) or step not in STEPS:
+            raise UnknownNameError.of("step of adapt", str(step), STEPS)
+    if not audit and not steps:
+        raise SettingError("adapt=True applies what the audit finds, and audit=False leaves it out; leave audit on")
+    return tuple(step for step in STEPS if step in steps)
 
 
 def steps_for(findings: Iterable[Finding], access: Access, besides: Iterable[str] = ()) -> dict[str, list[str]]:
@@ -105,8 +134,9 @@ def steps_for(findings: Iterable[Finding], access: Access, besides: Iterable[str
 
 
 def voting(victim: Victim, steps: Iterable[str], seed: int) -> Any:
-    """The victim that judges: of a randomised one, the majority of its own answers."""
-    return eot(victim, samples=SAMPLES, seed=seed) if "eot" in steps else victim
+    """The victim that judges: of a randomised one, the majority of its own answers; one that votes already does so."""
+    votes = "eot" in steps and not getattr(victim, "judge_samples", 0)
+    return eot(victim, samples=SAMPLES, seed=seed) if votes else victim
 
 
 def adapted_suite(
@@ -121,15 +151,21 @@ def adapted_suite(
     Cost: of the standard suite, times 20 for a randomised victim; with score attacks, 5,000 queries an example left standing.
     """
     attacks: list[Any] = []
-    substitute, made = _substitute(victim, steps, seed)
-    if min(access, victim.access) >= Access.SCORES and len(x):
-        substitute.logits(x[:_LOOKED], torch.arange(len(x[:_LOOKED]), device=x.device))
+    judge = voting(victim, steps, seed)
+    single, made = _substitute(victim, steps, x) if access >= Access.GRADIENTS else (victim, ())
+
+    def averaged(substitute: Any) -> Any:
+        return substitute if judge is victim else voting(substitute, steps, seed)
+
+    substitute = averaged(single)
     climbing = access >= Access.GRADIENTS and substitute.access >= Access.GRADIENTS
     named = ("eot",) if "eot" in steps else ()
-    if climbing and (made or "margin" in steps):
-        attacks += [Through(attack, substitute, made or ("margin",)) for attack in _climbs(threat, "eot" in steps)]
+    made = (*made, *named)
+    through = (*made, "margin") if "margin" in steps else made
+    if climbing and through:
+        attacks += [Through(attack, substitute, through) for attack in _climbs(threat, "eot" in steps)]
     if climbing and "smooth" in steps:
-        smooth = _averaged(SmoothVictim(substitute, _neighbourhood(threat, victim), NEIGHBOURS, seed), steps, seed)
+        smooth = averaged(SmoothVictim(single, _neighbourhood(threat, victim), NEIGHBOURS, seed))
         climb = PGD(steps=40, loss="margin", start=_start(threat), schedule="linear")
         attacks += [Through(climb, smooth, (*made, "smooth"))]
     if climbing and "more-steps" in steps:
@@ -137,30 +173,36 @@ def adapted_suite(
     if access >= Access.SCORES and "score-attacks" in steps and victim.access >= Access.SCORES:
         queries = 5000 if "eot" not in steps else 500
         blind = Square(steps=queries) if _fits_square(threat) else Noise(tries=1000)
-        attacks.append(Through(blind, voting(victim, steps, seed), (*named, "score-attacks")))
+        attacks.append(Through(blind, judge, (*named, "score-attacks")))
     if not attacks and named:
-        attacks.append(Through(Noise(tries=100), voting(victim, steps, seed), named))
+        attacks.append(Through(Noise(tries=100), judge, named))
     return Suite("adapted", tuple(attacks), "what the findings of the audit ask for")
 
 
-def _substitute(victim: Victim, steps: Sequence[str], seed: int) -> tuple[Any, tuple[str, ...]]:
-    """The victim with every change of `steps` that can be made to it, and which were."""
-    changes: dict[str, Callable[[Any], Any]] = {"bpda": bpda, "logits": BeforeSoftmax}
+def _substitute(victim: Victim, steps: Sequence[str], x: Batch) -> tuple[Any, tuple[str, ...]]:
+    """The victim with every change of `steps` to its gradients that there is something to make of, and which were made."""
     made: list[str] = []
     substitute: Any = victim
-    for step, change in changes.items():
-        if step in steps:
+    x = x[:LOOKED]
+    if victim.access < Access.SCORES or not len(x):
+        return substitute, ()
+    with private_chance("adapt", device=victim.device):
+        if "bpda" in steps:
             try:
-                substitute = change(substitute)
+                passing = bpda(substitute)
             except HauberkError:  # no PyTorch module: what remains are score attacks
-                continue
-            made.append(step)
-    averaged = _averaged(substitute, steps, seed)
-    return averaged, (*made, *(("eot",) if averaged is not substitute else ()))
-
-
-def _averaged(substitute: Any, steps: Sequence[str], seed: int) -> Any:
-    return eot(substitute, samples=SAMPLES, seed=seed) if "eot" in steps else substitute
+                pass
+            else:
+                passing.logits(x, torch.arange(len(x), device=x.device))
+                if passing.substitutes or passing.description["bpda"]["straight_through"]:
+                    substitute = passing
+                    made.append("bpda")
+        if "logits" in steps:
+            before = BeforeSoftmax(substitute)
+            if before.found(x):
+                substitute = before
+                made.append("logits")
+    return substitute, tuple(made)
 
 
 def _climbs(threat: ThreatModel, is_random: bool) -> tuple[Attack, ...]:
@@ -177,7 +219,9 @@ def _longer(threat: ThreatModel) -> tuple[Attack, ...]:
     far = PGD(steps=400, loss="margin", start="clean", schedule="linear")
     if threat.norm in HoppingPGD.norms:
         return far, HoppingPGD(steps=50, restarts=10, near=None)
-    return far, AutoPGD(steps=200, loss="margin", restarts=3) if threat.norm in AutoPGD.norms else far
+    if threat.norm in AutoPGD.norms:
+        return far, AutoPGD(steps=200, loss="margin", restarts=3)
+    return far, SigmaZero(steps=2000)
 
 
 def _start(threat: ThreatModel) -> str:

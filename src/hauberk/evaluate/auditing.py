@@ -2,7 +2,7 @@
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +14,7 @@ from hauberk.attacks import Attack
 from hauberk.data import Source
 from hauberk.data import load as load_data
 from hauberk.errors import DataError, SettingError, ThreatError
-from hauberk.evaluate.adapt import steps_for
+from hauberk.evaluate.adapt import steps_for, wanted_steps
 from hauberk.evaluate.audit import EXAMPLES, POOL, AuditEvidence, audit_victim, in_order
 from hauberk.evaluate.evaluation import Evaluation, evaluate
 from hauberk.evaluate.statement import threat_statement
@@ -96,16 +96,19 @@ def audit(
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SettingError(f"expected {name} to be a whole number >= 1, got {name}={value!r}")
+    if batch_size < 1:
+        raise SettingError(f"a batch holds at least one example, got batch_size={batch_size}")
+    wanted = wanted_steps(adapt, audit=True)
     victim = wrap(model)
     source = load_data(data, bounds=victim.bounds, n=n)
     if n is None and len(source) > POOL:
         source = load_data(source, bounds=victim.bounds, n=POOL)
     started = _now()
-    found = _look(victim, source, threat, examples, seed, thorough=thorough, binarisation=binarisation)
+    found = _look(victim, source, threat, examples, seed, batch_size, thorough=thorough, binarisation=binarisation)
     evaluation = None
-    if adapt is not False:
-        besides = () if adapt is True else tuple(adapt)
-        steps = (*besides, *steps_for(found.findings, threat.access))
+    asked: dict[str, list[str]] = {}
+    if wanted is not None:
+        asked = steps_for(found.findings, threat.access, wanted)
         evaluation = evaluate(
             victim,
             source,
@@ -113,7 +116,7 @@ def audit(
             suite=suite,
             seed=seed,
             batch_size=batch_size,
-            adapt=tuple(dict.fromkeys(steps)) or True,
+            adapt=tuple(asked) or True,
             keep_adversarials=False,
             progress=progress,
             command=command,
@@ -139,7 +142,7 @@ def audit(
         "checks": list(found.checks),
         "indicators": [indicator.to_json() for indicator in found.indicators],
         "cost": {key: getattr(found, key) for key in ("forwards", "backwards", "queries", "seconds")},
-        "adapted": None if evaluation is None else _verdicts(evaluation),
+        "adapted": None if evaluation is None else _verdicts(evaluation, asked),
         "environment": {
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -161,6 +164,7 @@ def _look(
     threat: ThreatModel,
     examples: int,
     seed: int,
+    batch_size: int,
     *,
     thorough: bool,
     binarisation: bool,
@@ -187,15 +191,23 @@ def _look(
         examples=examples,
         thorough=thorough,
         binarisation=binarisation,
+        batch_size=batch_size,
     )
 
 
-def _verdicts(evaluation: Evaluation) -> dict[str, Any]:
-    """The adapted verdict and the first, of the evaluation that was run."""
+def _verdicts(evaluation: Evaluation, asked: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The adapted verdict and the first, of the evaluation that was run; `asked`: the steps and what this audit found for them."""
     result = evaluation.result
+
+    def attributed(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            step | {"findings": list(dict.fromkeys((*asked.get(step["step"], ()), *step["findings"])))}
+            for step in steps
+        ]
+
     return {
         "suite": result["suite"],
-        "steps": result["adapted"]["steps"],
+        **{key: attributed(result["adapted"][key]) for key in ("steps", "not_applied")},
         "first": {key: result["adapted"]["first"][key] for key in ("clean_accuracy", "robust_accuracy")},
         **{key: result[key] for key in ("clean_accuracy", "robust_accuracy", "cost")},
     }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
-from hauberk._shapes import Labels, flat
+from hauberk._shapes import Labels, Rows, flat
 from hauberk.blocks.judge import Verdict, judge
 from hauberk.data import Chunk
 from hauberk.evaluate.suites import Suite
@@ -83,11 +83,12 @@ class ChunkEvidence:
     broken_before: int = 0
     clean: Clean | None = None
     found: "_Found | None" = None
+    voted: bool = False
 
 
-def look_clean(meter: Meter, x: Tensor, y: Labels) -> Clean:
-    """Classify the clean examples: one query each."""
-    rows = torch.arange(len(x), device=x.device)
+def look_clean(meter: Meter, x: Tensor, y: Labels, rows: Rows | None = None) -> Clean:
+    """Classify the clean examples, which are all that the meter speaks of or these rows: one query each."""
+    rows = torch.arange(len(x), device=x.device) if rows is None else rows
     if meter.judge_samples:
         return _voted(meter.votes(x, rows), x, y)
     if meter.access < Access.SCORES:
@@ -127,14 +128,15 @@ def run_chunk(
         access: the most that may be asked.
         known: for example ids, points that count at the largest radius where the suite leaves the example standing.
         earlier: what other attacks left of the same chunk under the same threat. What they broke stays broken; where this victim
-            votes, only what the vote confirms.
+            votes and the one before did not, only what the vote confirms.
         advance: called with the stage's name and the number of survivors whenever a stage ends.
     """
     x, y = chunk.x, chunk.y
     n, device = len(x), x.device
     everyone = torch.arange(n, device=device)
     total = Meter(victim, n, access=access)
-    known_clean = earlier.clean if earlier is not None and not total.judge_samples else None
+    revote = total.judge_samples > 0 and not (earlier is not None and earlier.voted)
+    known_clean = earlier.clean if earlier is not None and not revote else None
     clean = look_clean(total, x, y) if known_clean is None else known_clean
     goal = goal_from(threat.goal, y, clean.logits)
     goal_met = _met(goal, y)
@@ -148,7 +150,7 @@ def run_chunk(
     for radius in threat.radii:
         region = threat.ball(victim.bounds, radius)
         if earlier is not None and earlier.found is not None:
-            _carry_over(earlier.found, total, goal, open_, found, radius)
+            _carry_over(earlier.found, total, goal, open_, found, radius, revote=revote)
         for stage, attack in enumerate(suite.attacks):
             tally = Tally(label_of(attack), radius)
             tallies.append(tally)
@@ -214,7 +216,16 @@ def run_chunk(
         "queries": int(total.queries.sum()),
     }
     return ChunkEvidence(
-        columns, found.tensors(chunk.ids), tallies, statuses, classes, charged, broken_before, clean, found
+        columns,
+        found.tensors(chunk.ids),
+        tallies,
+        statuses,
+        classes,
+        charged,
+        broken_before,
+        clean,
+        found,
+        total.judge_samples > 0,
     )
 
 
@@ -274,14 +285,16 @@ class _Found:
         } | ({} if self.parameters is None else {"parameters": self.parameters[broken]})
 
 
-def _carry_over(earlier: _Found, meter: Meter, goal: Goal, open_: Tensor, found: _Found, radius: float) -> None:
-    """Keep what was broken within this radius before; a victim that votes is asked whether it is."""
+def _carry_over(
+    earlier: _Found, meter: Meter, goal: Goal, open_: Tensor, found: _Found, radius: float, *, revote: bool
+) -> None:
+    """Keep what was broken within this radius before; on a revote, only what the majority confirms."""
     within = (earlier.method_index >= 0) & (earlier.radius <= radius).to(open_.device)
     rows = (open_ & within).nonzero()[:, 0]
     if not len(rows):
         return
     labels, confidence = earlier.labels[rows], earlier.confidence[rows]
-    if meter.judge_samples:
+    if revote:
         votes, wanted = meter.votes(earlier.points[rows], rows), goal.take(rows)
         confirmed = votes.broken(wanted)
         rows, labels = rows[confirmed], votes.winner[confirmed]

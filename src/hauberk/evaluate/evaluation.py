@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hauberk import evidence
+from hauberk._shapes import Batch, Labels
 from hauberk.attacks import Attack, name_of, settings_of
 from hauberk.data import Chunk, Source
 from hauberk.data import load as load_data
-from hauberk.errors import DataError, SettingError, ThreatError, UnknownNameError
-from hauberk.evaluate.adapt import Adaptation, merged, planned, steps_for
-from hauberk.evaluate.audit import POOL, STEPS, AuditEvidence, audit_victim
+from hauberk.errors import DataError, SettingError, ThreatError
+from hauberk.evaluate.adapt import LOOKED, Adaptation, merged, planned, steps_for, wanted_steps
+from hauberk.evaluate.audit import POOL, AuditEvidence, audit_victim
 from hauberk.evaluate.cascade import run_chunk
 from hauberk.evaluate.progress import progress_bar
 from hauberk.evaluate.result import build_result
@@ -103,7 +105,7 @@ def evaluate(
 
     Cost: see the suite; counted in `result["cost"]`, with the clean pass, the judge and the audit.
     """
-    wanted = _wanted(adapt, audit)
+    wanted = wanted_steps(adapt, audit=audit)
     threat = ThreatModel.parse(threat)
     if threat.smallest:
         raise ThreatError(f"an evaluation needs a radius, got {threat}; write for example {_example(threat)}")
@@ -148,8 +150,8 @@ def evaluate(
                     steps = run.ledgers()[0]["adapted"]["steps"] if 0 in run.done else None
                     if steps is None:
                         steps = steps_for(() if found is None else found.findings, threat.access, wanted)
-                    shown, _ = check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids)
-                    adaptation = planned(victim, threat, steps, seed, shown)
+                    # as are the examples that substitutes settle on, whichever chunk a run goes on with
+                    adaptation = planned(victim, threat, steps, seed, _first(victim, source, LOOKED)[0])
                 ledger, rows, tensors = _work(
                     victim, chunk, threat, chosen, seed, access, found, index == 0, adaptation, advance
                 )
@@ -166,21 +168,6 @@ def evaluate(
         return Evaluation(run.finished())
 
 
-def _wanted(adapt: bool | Sequence[str], audit: bool) -> tuple[str, ...] | None:
-    """The steps asked for besides those of the findings; None where nothing is to be adapted."""
-    if adapt is False:
-        return None
-    if isinstance(adapt, str):
-        raise SettingError(f"adapt is True, False or a sequence of steps, got {adapt!r}; write ({adapt!r},)")
-    steps = () if adapt is True else tuple(adapt)
-    for step in steps:
-        if step not in STEPS:
-            raise UnknownNameError.of("step of adapt", str(step), STEPS)
-    if not audit and not steps:
-        raise SettingError("adapt=True applies what the audit finds, and audit=False leaves it out; leave audit on")
-    return steps
-
-
 _EXAMPLE = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "24"}
 
 
@@ -193,10 +180,7 @@ def _example(threat: ThreatModel) -> str:
 
 def _look(victim: Victim, source: Source, threat: ThreatModel) -> None:
     """Refuse what cannot work before any attack is paid for: the first examples go through every check."""
-    first = next(iter(source.chunks(min(32, max(len(source), 1)))), None)
-    if first is None or not len(first):
-        raise DataError(f"expected at least one example in {source.name}, got none")
-    x, y = check_inputs(victim, first.x, first.y, ids=first.ids)
+    x, y, _ = _first(victim, source, 32)
     victim.probe(x[:8])
     threat.check(x, victim.bounds)
     if threat.goal != "untargeted":  # a class that does not exist, or a goal that labels alone cannot show
@@ -223,9 +207,16 @@ def _missing(source: Source, size: int, done: set[int]) -> Iterator[tuple[int, C
 
 def _audit(victim: Victim, source: Source, threat: ThreatModel, seed: int, access: Access) -> AuditEvidence:
     """Audit on a fixed number of first examples, so that the findings do not depend on the batch size."""
-    pool = next(iter(source.chunks(min(POOL, len(source)))))
-    x, y = check_inputs(victim, pool.x, pool.y, ids=pool.ids)
-    return audit_victim(victim, x, y, pool.ids, threat, seed=seed, access=access)
+    x, y, ids = _first(victim, source, POOL)
+    return audit_victim(victim, x, y, ids, threat, seed=seed, access=access)
+
+
+def _first(victim: Victim, source: Source, count: int) -> tuple[Batch, Labels, Tensor]:
+    """The first examples, checked, and their ids."""
+    chunk = next(iter(source.chunks(min(count, max(len(source), 1)))), None)
+    if chunk is None or not len(chunk):
+        raise DataError(f"expected at least one example in {source.name}, got none")
+    return *check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids), chunk.ids
 
 
 def _work(

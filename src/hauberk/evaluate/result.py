@@ -113,11 +113,12 @@ def _adaptation(ledgers: Sequence[Ledger], n: int, radii: Sequence[float]) -> di
         return None
     first = [_radius(parts, index, n) for index in range(len(radii))]
     right = n - first[-1]["misclassified"]
+    steps = [
+        {"step": step, "findings": list(findings), "what": STEPS[step]} for step, findings in parts[0]["steps"].items()
+    ]
     return {
-        "steps": [
-            {"step": step, "findings": list(findings), "what": STEPS[step]}
-            for step, findings in parts[0]["steps"].items()
-        ],
+        "steps": [step for step in steps if step["step"] in parts[0]["applied"]],
+        "not_applied": [step for step in steps if step["step"] not in parts[0]["applied"]],
         "first": {
             "clean_accuracy": clopper_pearson(right, n).to_json(),
             "robust_accuracy": first[-1]["robust_accuracy"],

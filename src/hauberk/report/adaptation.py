@@ -17,11 +17,16 @@ def adaptation_sentence(result: Mapping[str, Any]) -> str:
     said = (
         f"{percent(first.get('value'))} ({interval(first)})" if first.get("value") is not None else "an unknown share"
     )
-    steps = adapted.get("steps") or []
-    if not steps:
-        return f"Nothing was adapted, as no finding asked for it; the attacks left {said}."
-    names = ", ".join(plain(step.get("step")) for step in steps)
-    return f"Adapted to the findings ({names}). Before, the attacks left {said}."
+    names, idle = (_names(adapted.get(key)) for key in ("steps", "not_applied"))
+    if not names:
+        why = f"there was nothing to apply {idle} to" if idle else "no finding asked for it"
+        return f"Nothing was adapted, as {why}; the attacks left {said}."
+    but = f" There was nothing to apply {idle} to." if idle else ""
+    return f"Adapted to the findings ({names}).{but} Before, the attacks left {said}."
+
+
+def _names(steps: Any) -> str:
+    return ", ".join(plain(step.get("step")) for step in steps or [])
 
 
 def step_lines(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -89,7 +89,7 @@ class Single:
 
 
 def check_limits(name: str, limits: Mapping[str, float], widest: Mapping[str, float]) -> None:
-    """Refuse limits that are not numbers from 0 to the widest of their kind.
+    """Refuse limits that are not numbers from 0 to the widest of their kind, or that allow nothing.
 
     Raises:
         ThreatError: says which.
@@ -97,12 +97,14 @@ def check_limits(name: str, limits: Mapping[str, float], widest: Mapping[str, fl
     for key, value in limits.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= widest[key]:
             raise ThreatError(f"{name} takes a {key} from 0 to {widest[key]:g}, got {key}={value!r}")
+    if not any(limits.values()):
+        raise ThreatError(f"{name} needs a limit above 0, got none; set one of {', '.join(limits)}")
 
 
 def limits_text(limits: Mapping[str, float], phrases: Mapping[str, str], radius: float) -> str:
     """The phrase of every limit above 0, filled in with this share of it, joined by commas and "and"."""
     parts = [phrases[key].format(limit * radius) for key, limit in limits.items() if limit > 0]
-    return " and ".join(", ".join(parts).rsplit(", ", 1)) if parts else "change nothing"
+    return " and ".join(", ".join(parts).rsplit(", ", 1))
 
 
 def unchanged(x: Batch, count: int) -> Batch:

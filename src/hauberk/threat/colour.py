@@ -52,7 +52,7 @@ class Colour:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(key for key, limit in self.limits.items() if limit > 0) or ("nothing",)
+        return tuple(key for key, limit in self.limits.items() if limit > 0)
 
     def box(self, bounds: tuple[float, float]) -> tuple[float, float]:
         return -1.0, 1.0
@@ -61,8 +61,7 @@ class Colour:
         return unchanged(x, len(self.names))
 
     def values(self, z: Batch) -> Tensor:
-        limits = {"nothing": 0.0} | self.limits
-        shifts = [column * limits[name] for name, column in zip(self.names, z.unbind(dim=1), strict=True)]
+        shifts = [column * self.limits[name] for name, column in zip(self.names, z.unbind(dim=1), strict=True)]
         return torch.stack([s if name == "hue" else 1 + s for name, s in zip(self.names, shifts, strict=True)], dim=1)
 
     def render(self, z: Batch, x: Batch, bounds: tuple[float, float]) -> Batch:

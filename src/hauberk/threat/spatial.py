@@ -67,9 +67,7 @@ class Spatial:
     @property
     def names(self) -> tuple[str, ...]:
         kinds = [key for key, limit in self.limits.items() if limit > 0]
-        return tuple(name for key in kinds for name in (("right", "down") if key == "translation" else (key,))) or (
-            "nothing",
-        )
+        return tuple(name for key in kinds for name in (("right", "down") if key == "translation" else (key,)))
 
     def box(self, bounds: tuple[float, float]) -> tuple[float, float]:
         return -1.0, 1.0
@@ -78,7 +76,7 @@ class Spatial:
         return unchanged(x, len(self.names))
 
     def values(self, z: Batch) -> Tensor:
-        kinds = {"right": self.translation, "down": self.translation, "nothing": 0.0} | self.limits
+        kinds = {"right": self.translation, "down": self.translation} | self.limits
         columns = [
             _factor(column * self.scale) if name == "scale" else column * kinds[name]
             for name, column in zip(self.names, z.unbind(dim=1), strict=True)

@@ -51,12 +51,11 @@ class BeforeSoftmax:
         inner: the victim whose decisions these are.
     """
 
-    forwards_per_query = 1
-
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.name, self.bounds, self.device, self.dtype = inner.name, inner.bounds, inner.device, inner.dtype
         self.channels = getattr(inner, "channels", None)
+        self.forwards_per_query = inner.forwards_per_query
         self._found: bool | None = None
 
     @property

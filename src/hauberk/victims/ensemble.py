@@ -180,6 +180,11 @@ def ensemble(
             f"weights are {len(models)} finite numbers >= 0, one for each model and not all 0, got {weights!r}"
         )
     members = tuple(wrap(model) for model in models)
+    if any(getattr(member, "judge_samples", 0) for member in members):
+        raise ModelError(
+            "an ensemble judges by one answer of each member, and a member here is judged by a vote of many; "
+            "average around it instead: eot(ensemble([...]))"
+        )
     for name in ("bounds", "device", "dtype"):
         values = {str(getattr(member, name)) for member in members}
         if len(values) > 1:

@@ -14,7 +14,8 @@ models). The interval of a vote is that of Clopper and Pearson 1934.
 **Differs from the papers:**
 
 - The draws of a question are a function of the seed and of the numbers asked: new at every step of an attack, equal when the
-  same batch is asked again, so that a run can be repeated. The draws of the vote are the same for all points, and others.
+  same batch is asked again, so that a run can be repeated. The draws of the vote are others, and begin at the same states for
+  every batch; noise that the model draws for a whole batch differs from row to row.
 - The vote replaces the mean success rate over draws; its share, with an interval, is what they report.
 """
 
@@ -316,7 +317,7 @@ def eot(
 
     Raises:
         SettingError: a setting that means nothing.
-        ModelError: `model` is no classifier.
+        ModelError: `model` is no classifier, or is averaged already.
     """
     judged = max(100, 5 * samples) if judge_samples is None and isinstance(samples, int) else judge_samples
     for name, value in (("samples", samples), ("judge_samples", judged)):
@@ -329,4 +330,9 @@ def eot(
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise SettingError(f"expected seed to be a whole number, got seed={seed!r}")
     assert isinstance(judged, int)
-    return EotVictim(wrap(model), samples, judged, transform, average, seed)
+    victim = wrap(model)
+    if getattr(victim, "judge_samples", 0):
+        raise ModelError(
+            f"eot averages a victim once, and {victim.name!r} is averaged already; give more samples instead"
+        )
+    return EotVictim(victim, samples, judged, transform, average, seed)

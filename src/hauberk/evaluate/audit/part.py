@@ -98,7 +98,7 @@ class Part:
         self.goal: Goal = Untargeted(y)
         self.region = threat.ball(meter.bounds)
         self.everyone = torch.arange(len(x), device=x.device)
-        self.is_random = False
+        self.is_random = meter.judge_samples > 0
         self.found: dict[int, Known] = {}
         self._broken: dict[str, Tensor] = {}
         self._answers: Tensor | None = None

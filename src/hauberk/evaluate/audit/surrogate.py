@@ -18,6 +18,7 @@ from hauberk.blocks import start_named
 from hauberk.evaluate.audit.part import Part
 from hauberk.threat import Access, Ball
 from hauberk.victims import TorchVictim, wrap
+from hauberk.victims.chance import private_chance
 
 __all__ = ["distilled"]
 
@@ -39,7 +40,11 @@ def distilled(part: Part, pool: Batch) -> tuple[TorchVictim, float]:
     points = torch.cat(made)
     answers = _answered(part, points, rows.repeat(len(made)))
     generator = torch.Generator().manual_seed(part.seed)
-    net = _net(pool, answers.shape[1], generator).to(pool.device, torch.float32)
+    with private_chance(
+        "surrogate", device=torch.device("cpu")
+    ):  # modules draw their first weights from the global generator
+        net = _net(pool, answers.shape[1], generator)
+    net = net.to(pool.device, torch.float32)
     _train(net, points, answers, generator)
     further = torch.cat([_moved(net, x, answers[: len(pool)].argmax(dim=1), region) for x in made])
     points = torch.cat((points, further))

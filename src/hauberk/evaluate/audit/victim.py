@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from hauberk._shapes import Batch, Labels
 from hauberk.evaluate.audit import answers, climbs, deep, gradients
 from hauberk.evaluate.audit.binarisation import binarisation_test
 from hauberk.evaluate.audit.finding import AuditEvidence, Finding, Indicator
-from hauberk.evaluate.audit.indicators import indicators
+from hauberk.evaluate.audit.indicators import NAMES, indicators
 from hauberk.evaluate.audit.part import Part
 from hauberk.evaluate.cascade import look_clean
 from hauberk.threat import Access, ThreatModel
@@ -32,6 +33,8 @@ _ANSWERS: tuple[Check, ...] = (
     ("softmax-output", Access.SCORES, answers.softmax_output),
     ("saturated-loss", Access.GRADIENTS, answers.saturated_loss),
 )
+_OF_ONE_ANSWER = {"batch-dependent-output"}
+"""Checks that mean nothing of a victim that averages over draws: the rows of a batch share them."""
 _CLIMBS: tuple[Check, ...] = (
     ("one-step-beats-iterated", Access.GRADIENTS, climbs.one_step_beats_iterated),
     ("black-box-beats-gradients", Access.GRADIENTS, climbs.black_box_beats_gradients),
@@ -52,6 +55,7 @@ def audit_victim(
     examples: int = EXAMPLES,
     thorough: bool = False,
     binarisation: bool = False,
+    batch_size: int = POOL,
 ) -> AuditEvidence:
     """Audit on the first correctly classified examples among these.
 
@@ -59,6 +63,7 @@ def audit_victim(
         examples: at most so many.
         thorough: run the checks of `hauberk.evaluate.audit.deep` too.
         binarisation: run the binarisation test.
+        batch_size: how many of the examples are classified at a time.
 
     Raises:
         AccessError: the binarisation test cannot be made of this model.
@@ -68,8 +73,11 @@ def audit_victim(
     """
     began = time.perf_counter()
     meter = Meter(victim, len(x), access=access)
-    clean = look_clean(meter, x, y)
-    chosen = clean.correct.nonzero()[:examples, 0]
+    correct = [
+        look_clean(meter, x[rows], y[rows], rows).correct
+        for rows in torch.arange(len(x), device=x.device).split(batch_size)
+    ]
+    chosen = torch.cat(correct).nonzero()[:examples, 0]
     findings: list[Finding] = []
     checks: list[str] = []
     measured: tuple[Indicator, ...] = ()
@@ -112,13 +120,16 @@ def _run(part: Part, checks: list[str], findings: list[Finding], pool: Batch | N
 
     def run(plan: tuple[Check, ...]) -> None:
         for name, needs, check in plan:
-            if part.meter.access >= needs:
+            if part.meter.access >= needs and not (name in _OF_ONE_ANSWER and part.meter.judge_samples):
                 note(name, check(part))
 
     run(_ANSWERS)
     if part.meter.access < Access.GRADIENTS:
         if part.meter.victim.description.get("kind") == "torch" and part.threat.access >= Access.GRADIENTS:
-            note("dead-gradients", gradients.no_gradients(part))
+            none = gradients.no_gradients(part)
+            note("dead-gradients", none)
+            if none is not None:
+                return (Indicator("I1", NAMES["I1"], 1.0, len(part)),)
         return ()
     note("dead-gradients", gradients.dead_gradients(part))
     if part.threat.chart is not None and part.threat.chart.names:
