@@ -216,7 +216,7 @@ BAD = {
     "a comparison of two threats": ("compare run run-threat", "two runs of the same threat"),
     "a comparison of two data sets": ("compare run run-data", "two runs of the same data"),
     # one attack
-    "an unknown attack": (attack("pdg"), "did you mean pgd?"),
+    "an unknown attack": (attack("pgdd"), "did you mean pgd"),
     "an unknown setting": (attack("pgd --set stepps=3"), "did you mean steps"),
     "a setting without a value": (attack("pgd --set steps"), "key=value"),
     "a setting given twice": (attack("pgd --set steps=3 --set steps=4"), "twice"),

@@ -17,7 +17,8 @@ Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural ne
   success so far (paper: at the example);
 - every example has its own c, tau, and held values, and leaves a run once its loss stops falling, asked after each tenth of
   the steps (paper's code: the batch as a whole);
-- tau is bisected between the largest that failed and the smallest change (paper: times 0.9 until one fails);
+- tau is bisected between the largest that failed and the smallest change, and c doubled after a failure (paper: tau times 0.9,
+  and c doubled until that succeeds);
 - in L0 half of the values in use are held after a success, a smaller share after each failure (paper: one value).
 """
 
@@ -163,6 +164,7 @@ class _Search:
                 return
             self._run(self.near[rows], self.beyond_tau, enough=self.tau)
             failed[rows] = torch.where(size <= self.tau, failed, self.tau)[rows]
+            self.c[rows] = torch.where(size <= self.tau, self.c, 2 * self.c)[rows]
 
     def for_values(self) -> None:
         """L0: hold more and more values, until four runs in a row failed or no value is left to hold."""
