@@ -7,6 +7,7 @@
 
 Source: Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks", arXiv:1608.04644, sections V and VI.
 **Differs from the paper:**
+
 - a wall of the box lies at a finite w (`blocks.tanh_space`): under the paper's tanh a value at 0 or 1 never moves, and when it
   is first shrunk by 1e-6, as usual, it needs hundreds of steps to begin to;
 - an untargeted attack first runs towards each of the `rivals` nearest rivals by the gradients at the example, and only then
