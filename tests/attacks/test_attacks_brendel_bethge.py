@@ -1,11 +1,17 @@
 """The Brendel-Bethge attack: on linear victims it ends at the optimum, on curved ones it walks on from where it crossed."""
 
+import importlib
+import math
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import hauberk as hb
 from hauberk.attacks import BrendelBethge, run_attack
+from hauberk.blocks.boundary_step import boundary_step
 from hauberk.errors import SettingError
 from hauberk.testing import linear_settings
 from hauberk.threat import Norm
@@ -61,6 +67,24 @@ def test_restarts_from_noise_never_lose_and_cost_their_share() -> None:
     assert bool((three.sizes < one.sizes * 0.99).any())
     assert int(one.forwards.max()) <= 15 + 31
     assert int(three.forwards.max()) <= 3 * (15 + 31)
+
+
+@pytest.mark.parametrize(("steps", "decays"), [(20, 10), (10, 3), (7, 0), (5, 5)], ids=str)
+def test_the_radius_is_halved_as_often_as_decays_says(monkeypatch: pytest.MonkeyPatch, steps: int, decays: int) -> None:
+    radii = []
+
+    def spied(*args: Any) -> Tensor:
+        radii.append(float(args[5][0]))
+        return boundary_step(*args)
+
+    monkeypatch.setattr(importlib.import_module("hauberk.attacks.brendel_bethge"), "boundary_step", spied)
+    victim, x = hb.wrap(Bowl(), bounds=(0, 1)), torch.tensor([[0.7, 0.55]], dtype=torch.float64)
+    attack = BrendelBethge(steps=steps, decays=decays, restarts=1)
+    run_attack(attack, victim, x, torch.zeros(1, dtype=torch.int64), "l2")
+    assert len(radii) == steps
+    halvings = [round(math.log2(before / after)) for before, after in pairwise(radii)]
+    assert sum(halvings) == min(decays, steps - 1)
+    assert max(halvings) <= 1
 
 
 @pytest.mark.parametrize("wrong", [{"momentum": 1.0}, {"overshoot": 0.9}, {"overshoot": 2}, {"lr": 0}], ids=str)

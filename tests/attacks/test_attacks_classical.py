@@ -120,6 +120,15 @@ def test_carlini_wagner_moves_values_that_stand_at_the_walls() -> None:
     assert float((found.sizes / optimal).min()) > 1 - 1e-9
 
 
+@pytest.mark.parametrize("what", ["walls"])
+def test_carlini_wagner_ends_within_a_tenth_of_the_optimum_in_linf(what: str) -> None:
+    victim, setting = linear_settings()[what]
+    found = run_attack(CarliniWagner(), victim, setting.x, setting.y, "linf")
+    optimal = victim.optimal_distance(setting.x, setting.y, Norm.LINF)
+    assert bool(found.broken.all())
+    assert float((found.sizes / optimal).max()) < 1.1
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf", "l0"])
 def test_carlini_wagner_keeps_the_margin_that_is_asked_for(norm: str) -> None:
     setting = pictures()

@@ -173,7 +173,9 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     (FAB(steps=20, targets=4), {Norm.LINF: (1.01, 1.01), Norm.L2: (1.01, 1.01), Norm.L1: (1.01, 1.01)}),
     # it searches at random, like Noise and Square
     (OnePixel(generations=12, population=60), {Norm.L0: (6, 6)}),
-    (BoundarySlide(), {Norm.LINF: (1.002, 1.01), Norm.L2: (1.002, 1.002), Norm.L1: (1.01, 1.01)}),
+    # of five classes the nearest by L-inf is the least likely of some examples
+    (BoundarySlide(), {Norm.LINF: (1.00001, 1.01), Norm.L2: (1.00001, 1.00001), Norm.L1: (1.00001, 1.00001)}),
+    (BoundarySlide(rivals=4), dict.fromkeys((Norm.LINF, Norm.L2, Norm.L1), (1.00001, 1.00001))),
     # it asks of a value that it raises one class and lowers the others: on linear victims many useful ones do not
     (JSMA(gamma=1.0, at_once=1, direction="both"), {Norm.L0: (2.5, 2.5)}),
     (JSMA(gamma=1.0, direction="both"), {Norm.L0: (3, 4)}),
@@ -185,7 +187,7 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     # short runs end before they have settled; in L0 one value more is the whole of a small optimum
     (
         CarliniWagner(steps=50, rivals=2),
-        {Norm.L2: (1.2, 1.2), Norm.LINF: (2, 1.3), Norm.L0: (1.3, 1.3)},
+        {Norm.L2: (1.2, 1.2), Norm.LINF: (1.4, 1.3), Norm.L0: (1.3, 1.3)},
     ),
     # with a radius there is no final search
     (SuperDeepFool(steps=15), {Norm.L2: (1.021, 1.021)}),

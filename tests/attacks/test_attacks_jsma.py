@@ -8,8 +8,9 @@ from hauberk._rng import Streams
 from hauberk.attacks import JSMA, run_attack
 from hauberk.attacks.jsma import _best_pair, _best_single
 from hauberk.errors import SettingError
-from hauberk.testing import LinearVictim
-from hauberk.threat import Predicate, Targeted
+from hauberk.testing import LinearVictim, linear_settings
+from hauberk.threat import Ball, Norm, Predicate, Targeted, Untargeted
+from hauberk.victims import Meter
 
 
 def slopes(count: int, features: int, coarse: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,3 +102,18 @@ def test_goals_without_a_class_and_settings_out_of_range_are_refused() -> None:
     for wrong in ({"theta": 1.5}, {"gamma": 2}, {"at_once": 3}, {"direction": "sideways"}):
         with pytest.raises(SettingError):
             JSMA(**wrong)  # type: ignore[arg-type]
+
+
+def test_with_a_mask_it_does_what_it_does_where_the_protected_values_do_not_exist() -> None:
+    victim, setting = linear_settings()["classes"]
+    free = torch.arange(24) % 3 > 0
+    attack, ids = JSMA(gamma=1.0, direction="both"), torch.arange(1)
+    for row in range(6):
+        x, y = setting.x[row : row + 1], setting.y[row : row + 1]
+        held = victim.weights[:, ~free] @ x.flatten()[~free]
+        small = LinearVictim(victim.weights[:, free], victim.bias + held)
+        ball = Ball(Norm.L0, mask=free.reshape(x.shape))
+        masked = attack(Meter(victim, 1), x, Untargeted(y), ball, streams=Streams(0, ids))
+        alone = attack(Meter(small, 1), x.flatten(1)[:, free], Untargeted(y), Ball(Norm.L0), streams=Streams(0, ids))
+        assert torch.equal(masked.flatten(1)[:, free], alone)
+        assert torch.equal(masked.flatten(1)[:, ~free], x.flatten(1)[:, ~free])

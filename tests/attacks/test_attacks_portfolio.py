@@ -1,14 +1,16 @@
 """The smallest of several attacks' changes, who found it, and the robust accuracy at every radius."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 import hauberk as hb
-from hauberk.attacks import DDN, FGSM, FMN, BoundarySlide, SparseSwap
+from hauberk.attacks import DDN, FGSM, FMN, BoundarySlide, SmallestResult, SparseSwap
 from hauberk.errors import SettingError, ThreatError
 from hauberk.testing import LinearVictim, linear_settings
-from hauberk.threat import Norm, Targeted
+from hauberk.threat import Ball, Norm, Targeted
 
 
 def classes() -> tuple[LinearVictim, Tensor, Tensor]:
@@ -90,3 +92,55 @@ def test_a_plan_that_cannot_work_is_refused() -> None:
         hb.attacks.smallest(victim, x, y, "l2:0.1,0.2")
     with pytest.raises(ThreatError, match="works in"):
         hb.attacks.smallest(victim, x, y, "l1", attacks=(DDN(),))
+
+
+@pytest.mark.parametrize("budget", [1, 25, 90])
+@pytest.mark.parametrize("norm", ["l2", "l0"])
+def test_a_budget_is_never_passed_and_what_an_example_gets_does_not_depend_on_the_others(
+    norm: str, budget: int
+) -> None:
+    victim, x, y = classes()
+    plan = (
+        (SparseSwap(rivals=1, far=0), SparseSwap()) if norm == "l0" else (BoundarySlide(rivals=1, far=0), DDN(steps=60))
+    )
+    together = hb.attacks.smallest(victim, x, y, norm, attacks=plan, budget=budget)
+    assert int(together.queries.max()) == budget
+    assert torch.equal(together.queries, together.forwards)
+    assert bool((together.backwards <= together.queries).all())
+    for row in (0, 3, 11, 17):
+        one = slice(row, row + 1)
+        alone = hb.attacks.smallest(victim, x[one], y[one], norm, attacks=plan, budget=budget, ids=[row])
+        assert int(alone.queries) == int(together.queries[row])
+        assert torch.allclose(alone.adversarials[0], together.adversarials[row], atol=1e-9)
+        assert alone.found_by[0] == together.found_by[row]
+
+
+def test_a_later_attack_spends_what_the_earlier_ones_left_of_the_budget() -> None:
+    victim, x, y = classes()
+    first = hb.attacks.run_attack(FMN(steps=10), victim, x, y, "l2")
+    both = hb.attacks.smallest(victim, x, y, "l2", attacks=(FMN(steps=10), DDN(steps=1000)), budget=40)
+    assert int(first.queries.max()) == 11
+    assert both.queries[1:].tolist() == [40] * 23
+    assert int(both.queries[0]) == 1  # misclassified from the start
+
+
+def test_a_budget_of_no_query_is_refused() -> None:
+    victim, x, y = classes()
+    with pytest.raises(SettingError, match="at least one query"):
+        hb.attacks.smallest(victim, x, y, "l2", budget=0)
+
+
+def test_the_curve_forgives_what_the_ball_forgives_and_no_more() -> None:
+    for width in (1.0, 1e4):
+        ball = Ball(Norm.L2, box=(0.0, width))
+        sizes = torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64)
+        none = torch.zeros(3, dtype=torch.int64)
+        found = SmallestResult(
+            torch.zeros(3, 1), torch.tensor([True, True, False]), sizes, none, (), none, none, none, ball
+        )
+        point = torch.tensor([[0.5]], dtype=torch.float64)
+        for radius in (0.5, 0.5 - 4e-6, 0.5 - 6e-6, 0.499, 0.49):
+            inside = bool(Ball(Norm.L2, radius, box=(0.0, width)).contains(point, torch.zeros_like(point)))
+            assert found.curve([radius]).tolist() == [1 / 3 if inside else 1.0], radius
+    stored = replace(found, ball=Ball(Norm.L2, grid=16))
+    assert stored.curve([0.0, 0.01]).tolist() == [1.0, 1.0]  # radii below a step of the grid

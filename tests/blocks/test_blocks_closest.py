@@ -2,9 +2,12 @@
 
 import math
 
+import pytest
 import torch
 
+from hauberk._rng import Streams
 from hauberk.blocks import Closest, loss_named
+from hauberk.blocks.judge import judge
 from hauberk.testing import LinearVictim, linear_settings
 from hauberk.threat import Access, Ball, Norm, Targeted, Untargeted
 from hauberk.victims import Meter
@@ -117,16 +120,57 @@ def test_points_are_asked_on_the_grid_and_a_budget_ends_the_work() -> None:
     assert torch.allclose(found.best * 255, (found.best * 255).round())
 
 
-def test_in_float32_a_margin_within_rounding_is_no_success() -> None:
+def test_a_margin_within_the_rounding_of_the_scores_seen_so_far_is_no_success() -> None:
     class Close(LinearVictim):  # type: ignore[misc]  # final for users
         def logits(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            return torch.tensor([[10.0, 10.00001]]).repeat(len(x), 1)
+            return torch.tensor([[10.0, 0.0 if bool((x == 0.5).all()) else 10.00001]]).repeat(len(x), 1)
 
     weights = torch.ones(2, 3)
     x = torch.full((1, 3), 0.5)
     found = Closest(Close(weights), x, Untargeted(torch.tensor([0])), Ball(Norm.L2))
+    found.ask(x)
     assert float(found.ask(x + 0.1)) > 0
     assert math.isinf(float(found.size))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_a_success_next_to_the_boundary_survives_another_batch_size(dtype: torch.dtype, classes: int) -> None:
+    # BLAS sums one row in another order than many: without a slack some points on the boundary would fall back
+    rows = torch.arange(64)
+    for seed, features in ((0, 12), (1, 784)):
+        random = LinearVictim.random(seed, features, classes)
+        victim = LinearVictim(random.weights.to(dtype), random.bias.to(dtype))
+        x = Streams(seed, rows, "alone").uniform(rows, (features,), dtype=dtype)
+        goal = Untargeted(victim.labels(x, rows))
+        found = Closest(victim, x, goal, Ball(Norm.L2))
+        for other in range(8):
+            found.ask(x[(rows + 1 + other) % 64])
+        found.tighten(80)  # to the last bit
+        broken = found.size.isfinite().nonzero().flatten()
+        assert len(broken) > 20
+        for row in broken.tolist():
+            one = slice(row, row + 1)
+            assert bool(judge(victim, found.best[one], x[one], goal.take(rows[one]), Ball(Norm.L2), rows[:1]).broken)
+
+
+@pytest.mark.parametrize("shift", [1e4, -1e4])
+def test_a_number_added_to_all_scores_changes_the_smallest_success_by_its_own_rounding_only(shift: float) -> None:
+    rows = torch.arange(24)
+    random = LinearVictim.random(0, 12, 5)
+    sizes = []
+    for added in (0.0, shift):
+        victim = LinearVictim((random.weights * 10).float(), (random.bias * 10 + added).float())
+        x = Streams(0, rows, "shifted").uniform(rows, (12,), dtype=torch.float32)
+        found = Closest(victim, x, Untargeted(random.labels(x.double(), rows)), Ball(Norm.L2))
+        for other in range(8):
+            found.ask(x[(rows + 1 + other) % 24])
+        found.tighten(24)
+        sizes.append(found.size)
+    assert bool(sizes[0].isfinite().all())
+    gap = (sizes[1] - sizes[0]).abs()
+    # the scores of a shift of 1e4 lie 2**-10 apart, and move by about 10 for each unit of the change
+    assert float(gap.max()) < 2e-3
 
 
 def test_labels_alone_will_do() -> None:

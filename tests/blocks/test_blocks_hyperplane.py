@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hauberk._rng import Streams
-from hauberk.blocks.hyperplane import reach_hyperplane
+from hauberk.blocks.hyperplane import grid_beyond, reach_hyperplane
 from hauberk.testing import LinearVictim
 from hauberk.threat import Norm
 
@@ -73,3 +73,39 @@ def test_no_slope_gives_no_change() -> None:
     for norm in NORMS:
         d = reach_hyperplane(zero, torch.tensor([1.0, 0.0]), zero - 1, zero + 1, norm)
         assert bool((d == 0).all())
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+def test_a_change_rounded_to_a_grid_stays_beyond_its_plane_and_near(norm: Norm) -> None:
+    d, slope, _ = problem()
+    d = torch.where(slope > 1.5, 0.25, d - 0.5)  # some on the grid already, some against the slope
+    step = 1 / 16
+    found = grid_beyond(d, slope, step, norm)
+    assert torch.equal(found * 16, (found * 16).round())
+    assert bool(((found - d).abs() < step).all())
+    assert torch.equal(found[slope > 1.5], d[slope > 1.5])
+    assert bool(((slope * found).sum(dim=1) >= (slope * d).sum(dim=1) - 1e-5).all())
+
+
+def test_the_values_that_gain_most_for_their_size_are_carried_on_to_the_next_step() -> None:
+    d = torch.tensor([[0.5, 0.5, 0.5, 1.5]], dtype=torch.float64)
+    slope = torch.tensor([[3.0, 2.0, 1.0, 4.0]], dtype=torch.float64)
+    # d is worth 9; rounded down 4, and 3, 2, 1 and, at thrice the square, 4 more
+    assert grid_beyond(d, slope, 1.0, Norm.L2).tolist() == [[1.0, 1.0, 0.0, 1.0]]
+    assert grid_beyond(d, slope, 1.0, Norm.L1).tolist() == [[1.0, 0.0, 0.0, 2.0]]
+    assert grid_beyond(d, slope, 1.0, Norm.LINF).tolist() == [[1.0, 1.0, 1.0, 1.0]]
+    assert grid_beyond(-d, -slope, 1.0, Norm.L2).tolist() == [[-1.0, -1.0, 0.0, -1.0]]
+
+
+@pytest.mark.parametrize("norm", [Norm.L1, Norm.L2], ids=str)
+def test_rounding_to_a_grid_costs_hardly_more_size_than_the_best_choice_of_sides(norm: Norm) -> None:
+    rows = torch.arange(12)
+    draw = Streams(3, rows, "knapsack").uniform(rows, (2, 8), dtype=torch.float64)
+    d, slope = draw[:, 0] * 4, draw[:, 1] + 0.1
+    found = norm.size(grid_beyond(d, slope, 1.0, norm))
+    sides = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 8)
+    choices = d.floor()[:, None] + sides[None]
+    beyond = (choices * slope[:, None]).sum(dim=2) >= (d * slope).sum(dim=1, keepdim=True)
+    best = torch.where(beyond, torch.linalg.vector_norm(choices, norm.p, dim=2), torch.inf).amin(dim=1)
+    assert bool((found >= best - 1e-9).all())
+    assert bool((found <= best * 1.1).all())

@@ -11,9 +11,10 @@ from hauberk import zoo
 from hauberk.attacks import FGSM, PGD, Noise, Square
 from hauberk.evaluate import evaluate
 from hauberk.evaluate.audit import audit_cascade, audit_victim
+from hauberk.evaluate.audit.part import Part
 from hauberk.evaluate.cascade import Tally
 from hauberk.threat import Access, Norm, ThreatModel
-from hauberk.victims import eot, wrap
+from hauberk.victims import Meter, eot, wrap
 
 if TYPE_CHECKING:
     from conftest import Digits
@@ -446,3 +447,33 @@ def test_a_model_without_any_gradient_has_the_first_indicator_alone(digits: Digi
         victim, digits.x[:16], digits.y[:16], torch.arange(16), threat, seed=0, access=victim.access
     )
     assert [(found.id, found.value) for found in evidence.indicators] == [("I1", 1.0)]
+
+
+@pytest.mark.parametrize("threat", ["linf:1/16@grid16", "l2:2/16@grid16"])
+def test_a_thorough_audit_keeps_smaller_radii_on_the_grid(digits: Digits, threat: str) -> None:
+    victim = wrap(digits.conv)
+    victim.probe(digits.x[:8])
+    rows = torch.arange(8)
+    x, y = (digits.x[:8] * 16).round() / 16, digits.y[:8]
+    options: dict[str, Any] = {"seed": 0, "access": Access.GRADIENTS, "thorough": True, "binarisation": True}
+    evidence = audit_victim(victim, x, y, rows, ThreatModel.parse(threat), **options)
+    assert "smaller-radius-breaks-more" in evidence.checks
+    assert "binarisation-test-fails" in evidence.checks
+
+
+def test_an_attack_of_the_audit_on_some_rows_knows_that_the_victim_draws(digits: Digits) -> None:
+    seen: list[int] = []
+
+    class Asking(PGD):
+        def __call__(self, victim: Any, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+            seen.append(victim.judge_samples)
+            assert len(victim.votes(x, torch.arange(len(x)))) == 9
+            return x
+
+    victim = eot(Random(digits.conv, 0.1), 2, judge_samples=9)
+    rows = torch.arange(6)
+    meter = Meter(victim, 6)
+    part = Part(meter, digits.x[:6], digits.y[:6], rows, rows, ThreatModel.parse("linf:0.1"), 0)
+    part.broken_by(Asking(), rows=torch.tensor([1, 4]))
+    assert seen == [9]
+    assert (meter.queries > 0).tolist() == [False, True, False, False, True, False]

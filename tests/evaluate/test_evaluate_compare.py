@@ -153,3 +153,13 @@ def test_a_setting_that_only_one_run_knows_is_a_difference() -> None:
     new = dataclasses.replace(old, manifest=dataclasses.replace(old.manifest, attacks=grown))
     with pytest.raises(InputError, match="fgsm with no polish and with polish=3"):
         compare(old, new)
+
+
+def test_a_run_that_was_adapted_or_audited_is_not_compared_with_one_that_was_not() -> None:
+    plain, audited = run(0.4, "linf:0.1"), run(0.5, "linf:0.1", audit=True)
+    with pytest.raises(InputError, match=r"choice of audit, got no and yes; evaluate both with the audit"):
+        compare(plain, audited)
+    adapted = run(0.5, "linf:0.1", audit=True, adapt=True)
+    with pytest.raises(InputError, match=r"choice of adapt, got no and yes; evaluate both with --adapt"):
+        compare(audited, adapted)
+    assert compare(adapted, adapted)["difference"] == 0

@@ -79,3 +79,13 @@ def test_the_exhaustive_suite_never_lets_an_example_go_that_stands() -> None:
 def test_a_suite_does_not_choose_targets_under_a_goal_that_names_one() -> None:
     with pytest.raises(SettingError, match="targets=9 chooses the targets itself"):
         suite_for([FAB(targets=9)], ThreatModel.parse("linf:0.1@target=3"), Access.GRADIENTS)
+
+
+@pytest.mark.parametrize("access", [Access.SCORES, Access.LABELS], ids=str)
+@pytest.mark.parametrize("norm", list(Norm), ids=str)
+def test_the_exhaustive_suite_asks_more_than_the_standard_one(norm: Norm, access: Access) -> None:
+    def asked(name: str) -> int:
+        attacks = suite_for(name, ThreatModel(norm, (RADIUS[norm],)), access).attacks
+        return sum(each.steps * each.restarts if isinstance(each, Square) else each.tries for each in attacks)  # type: ignore[union-attr]
+
+    assert asked("quick") < asked("standard") < asked("exhaustive") / 4

@@ -151,3 +151,22 @@ def test_a_bad_spelling_is_refused_in_one_sentence(text: str, says: str) -> None
 def test_a_chart_of_parameters_is_bounded_in_linf() -> None:
     with pytest.raises(ThreatError, match="in linf, got l2"):
         ThreatModel(Norm.L2, (1.0,), chart=Spatial(rotation=3))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("spatial:rotation=abc", "the limit of rotation is a number or a fraction such as 1/10, got 'abc'"),
+        ("hue:x", "the limit of hue is a number"),
+        ("linf:0.3@scale=q", "a scale is a number"),
+        ("linf:0.3@shift=q", "a shift is a number"),
+        ("colour:hue=0.1@curve=q", "a share of the limits is a number"),
+        ("linf:q", "a radius is a number or a fraction such as 8/255"),
+        ("linf:0.3@what", "after @ comes gridN, scale=A, shift=B, a goal"),
+        ("rotation:3@what", "after @ comes padding=reflect, a goal"),
+        ("colour:hue=0.1@what", "after @ comes curve=SHARE,SHARE, smallest, a goal"),
+    ],
+)
+def test_a_refusal_speaks_of_what_was_written(text: str, words: str) -> None:
+    with pytest.raises(ThreatError, match=words):
+        ThreatModel.parse(text)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from hauberk.errors import SettingError
-from hauberk.victims import wrap
+from hauberk.victims import Meter, eot, wrap
 from hauberk.victims.before_softmax import BeforeSoftmax
 from hauberk.victims.smooth import SmoothVictim
 
@@ -102,3 +102,29 @@ def test_a_smoothed_gradient_sees_across_a_flat_spot_and_repeats_itself() -> Non
 def test_a_neighbourhood_of_nothing_is_refused(radius: float, samples: int) -> None:
     with pytest.raises(SettingError, match="neighbourhood"):
         SmoothVictim(wrap(net()), radius, samples)
+
+
+def test_an_answer_of_a_smoothed_victim_is_charged_as_one_and_a_gradient_as_all_it_asks() -> None:
+    asked: list[int] = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return self.net(x)
+
+    victim = SmoothVictim(wrap(Counting()), 0.1, samples=4)
+    victim.probe(points())
+    for outer, draws in ((victim, 1), (BeforeSoftmax(victim), 1), (eot(victim, 3), 3)):
+        outer.logits(points(), ROWS)
+        meter = Meter(outer, 6)
+        asked.clear()
+        meter.logits(points(), ROWS)
+        assert meter.forwards.tolist() == [draws] * 6
+        _, vjp = meter.pullback(points(), ROWS)
+        assert int(meter.forwards.sum()) == sum(asked) == 6 * draws * (1 + 5)
+        vjp(torch.ones(6, 4, dtype=torch.float64))
+        assert meter.backwards.tolist() == [4 * draws] * 6

@@ -4,8 +4,8 @@ No attack is the best on every example. A short run of a published attack and th
 and together cost less than either did in the literature's settings.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from hauberk.attacks._friendly import _checked_goal, _checked_ids, _checked_mask
 from hauberk.attacks.boundary_slide import BoundarySlide
 from hauberk.attacks.ddn import DDN
 from hauberk.attacks.fmn import FMN
+from hauberk.attacks.pdpgd import PDPGD
 from hauberk.attacks.sigma_zero import SigmaZero
 from hauberk.attacks.sparse_swap import SparseSwap
 from hauberk.errors import SettingError, ThreatError, UnknownNameError
-from hauberk.threat import Goal, Norm, ThreatModel
+from hauberk.threat import Ball, Goal, Norm, ThreatModel
 from hauberk.victims import check_inputs, wrap
 
 __all__ = ["SmallestResult", "smallest"]
@@ -35,13 +36,15 @@ _PLANS: dict[str, dict[Norm, tuple[Attack, ...]]] = {
         Norm.L0: (SigmaZero(steps=50), SparseSwap(rivals=4)),
     },
     "thorough": {
-        Norm.LINF: (FMN(steps=50), BoundarySlide(steps=60, rivals=4, far=10, shrink=0.9, trust=0.1)),
-        Norm.L2: (DDN(steps=50), BoundarySlide(steps=60, rivals=4, far=10, shrink=0.9)),
-        Norm.L1: (FMN(steps=50), BoundarySlide(steps=60, rivals=4, far=12, shrink=0.9)),
-        Norm.L0: (SigmaZero(steps=100), SparseSwap(rivals=4, far=4, kicks=16)),
+        Norm.LINF: (FMN(steps=50), BoundarySlide(steps=60, rivals=4, far=30, shrink=0.9, trust=0.1)),
+        Norm.L2: (DDN(steps=50), BoundarySlide(steps=60, rivals=4, far=30, shrink=0.9)),
+        Norm.L1: (FMN(steps=50), BoundarySlide(steps=60, rivals=4, far=30, shrink=0.9)),
+        Norm.L0: (PDPGD(steps=200), SparseSwap(rivals=4, far=4, kicks=60)),
     },
 }
 """A first shot of another kind, then the specialist."""
+_BUDGETS = {"quick": None, "thorough": 1000}
+"""The most queries for any one example."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class SmallestResult:
         labels: (n,) int64, the class the victim gives each point.
         found_by: for each example the name of the attack that found its point, "" where none broke it.
         queries, forwards, backwards: (n,) int64, what all attacks together cost.
+        ball: in which the sizes are measured, without a radius.
     """
 
     adversarials: Batch
@@ -65,6 +69,7 @@ class SmallestResult:
     queries: Tensor
     forwards: Tensor
     backwards: Tensor
+    ball: Ball
 
     @property
     def success_rate(self) -> float:
@@ -73,10 +78,15 @@ class SmallestResult:
 
     def curve(self, radii: Sequence[float] | Tensor) -> Tensor:
         """(len(radii),) float64: the robust accuracy at each radius, an upper bound: the share of the examples for which no change
-        this small was found, with the slack of `Ball.contains`, 1e-5 of the radius and 2**-22."""
-        limits = torch.atleast_1d(torch.as_tensor(radii, dtype=torch.float64)) * (1 + 1e-5) + 2**-22
-        smallest = torch.where(self.broken, self.sizes.double(), torch.inf).cpu()
-        return (smallest[None] > limits[:, None]).double().mean(dim=1)
+        this small was found, with the slack of `Ball.contains`.
+
+        Raises:
+            ThreatError: a radius is not a number >= 0.
+        """
+        given = torch.atleast_1d(torch.as_tensor(radii, dtype=torch.float64)).to(self.sizes.device)
+        limits = replace(self.ball, radius=given, mask=None, grid=None)._limit(self.sizes)
+        smallest = torch.where(self.broken, self.sizes, torch.inf)
+        return (smallest[None] > limits[:, None]).double().mean(dim=1).cpu()
 
     def __repr__(self) -> str:
         n = len(self.broken)
@@ -98,6 +108,7 @@ def smallest(
     goal: Goal | None = None,
     mask: Any = None,
     ids: Any = None,
+    budget: int | None = None,
     batch_size: int = 256,
 ) -> SmallestResult:
     """The smallest change for each example, the best of several attacks.
@@ -107,12 +118,14 @@ def smallest(
         threat: a norm without radius, with modifiers such as `@grid255`. With one radius, the attacks after the first only work
             on examples that are not broken yet.
         effort: `quick` runs FMN (L2: DDN, L0: sigma-zero) with few steps, and then `boundary_slide` (L0: `sparse_swap`) towards four
-            rivals and from far away; `thorough` spends about a thousand forwards and backwards an example, most of them on far starts.
+            rivals and from far away; `thorough` searches from far away until a budget of a thousand queries is spent.
+        budget: the most queries for any one example, of all attacks together: each attack may spend what the ones before it left
+            of that. Examples with the same number left are attacked together; a thousand where `effort` is `thorough`.
         attacks: replaces the attacks of `effort`: attacks for the smallest change, in the order in which they run.
 
     Raises:
         UnknownNameError: there is no such effort.
-        SettingError: an attack does not look for the smallest change, or there is none.
+        SettingError: an attack does not look for the smallest change, or there is none; a budget below one query.
         AccessError, ThreatError, DataError, ModelError: as `run_attack`.
 
     Cost: `quick` about 200 forwards and backwards an example; the result says how many.
@@ -136,32 +149,47 @@ def smallest(
     goal = None if goal is None else _checked_goal(goal, victim, len(x))
     mask = None if mask is None else _checked_mask(mask, x)
     ids = torch.arange(len(x), device=x.device) if ids is None else _checked_ids(ids, x)
+    if budget is None and attacks is None:
+        budget = _BUDGETS[effort]
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
-    first = run_attack(plan[0], victim, x, y, threat, goal=goal, mask=mask, ids=ids, **options)
+    first = run_attack(plan[0], victim, x, y, threat, goal=goal, mask=mask, ids=ids, budget=budget, **options)
     best = {column: getattr(first, column).clone() for column in (*_FOUND, *_COSTS)}
     names = [name_of(attack) for attack in plan]
     finder = torch.where(best["broken"], 0, -1)
     for place, attack in enumerate(plan[1:], 1):
         done = best["broken"] if threat.radii else best["broken"] & (best["sizes"] == 0)
-        todo = (~done).nonzero().flatten()
-        if not len(todo):
-            break
-        mine = run_attack(
-            attack,
-            victim,
-            x[todo],
-            y[todo],
-            threat,
-            goal=None if goal is None else goal.take(todo),
-            mask=mask if mask is None or len(mask) == 1 else mask[todo],
-            ids=ids[todo],
-            **options,
-        )
-        for cost in _COSTS:
-            best[cost][todo] += getattr(mine, cost)
-        better = mine.broken & (~best["broken"][todo] | (mine.sizes < best["sizes"][todo]))
-        rows = todo[better]
-        for column in _FOUND:
-            best[column][rows] = getattr(mine, column)[better]
-        finder[rows] = place
-    return SmallestResult(**best, found_by=tuple(names[place] if place >= 0 else "" for place in finder.tolist()))
+        for todo, left in _by_budget((~done).nonzero().flatten(), best["queries"], budget):
+            mine = run_attack(
+                attack,
+                victim,
+                x[todo],
+                y[todo],
+                threat,
+                goal=None if goal is None else goal.take(todo),
+                mask=mask if mask is None or len(mask) == 1 else mask[todo],
+                ids=ids[todo],
+                budget=left,
+                **options,
+            )
+            for cost in _COSTS:
+                best[cost][todo] += getattr(mine, cost)
+            better = mine.broken & (~best["broken"][todo] | (mine.sizes < best["sizes"][todo]))
+            rows = todo[better]
+            for column in _FOUND:
+                best[column][rows] = getattr(mine, column)[better]
+            finder[rows] = place
+    found_by = tuple(names[place] if place >= 0 else "" for place in finder.tolist())
+    return SmallestResult(**best, found_by=found_by, ball=replace(threat.ball(victim.bounds), radius=torch.inf))
+
+
+def _by_budget(rows: Tensor, spent: Tensor, budget: int | None) -> Iterator[tuple[Tensor, int | None]]:
+    """These rows, those that may still spend as much together, and how much that is: what an example gets does not depend on what
+    the others spent."""
+    if budget is None:
+        if len(rows):
+            yield rows, None
+        return
+    left = budget - spent[rows]
+    for most in left.unique().tolist():
+        if most >= 1:
+            yield rows[left == most], most

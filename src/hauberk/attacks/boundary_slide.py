@@ -1,7 +1,8 @@
 """Boundary slide: go to the decision boundary of one rival class after the other, and slide along it towards the example.
 
 At z = x + d the rival k is reached on the plane <g, d'> = c, with g the gradient of f_k - f_y at z and c what that difference
-lacks there, and a little more. The next change is the smallest one beyond the plane and near d:
+lacks there, and a little more: twice what the last plane was wrong by, a thousandth of c at most. The next change is the smallest
+one beyond the plane and near d:
 
     d <- argmin |d'|_p   subject to  <g, d'> >= c,  x + d' in the box,  |d' - d|_inf <= beta
 
@@ -16,13 +17,16 @@ A rival has one smooth boundary, where the margin over all rivals has kinks at w
 gradients at the example mislead, every slide from there goes astray: `far` more begin at random points that reach the goal, uniform
 noise and block corners in turn, drawn towards the example until they almost do not.
 
+On a grid the walk goes on between its points. At each step the grid point beside the next one is asked, its values rounded so that
+it stays beyond the plane (`grid_beyond`), which is lifted by what the last such point fell short of its promise.
+
 Source: our own. Sequential linear programming with a trust region (Griffith and Stewart 1961) on the planes of DeepFool
 (Moosavi-Dezfooli, Fawzi, Frossard 2016, arXiv:1511.04599); starting far away and walking along the boundary is the idea of Brendel
 et al. 2019, arXiv:1907.01003, whose trust region is a ball.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -35,16 +39,16 @@ from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
 from hauberk.blocks.boundaries import margin_slope, rivals_of
 from hauberk.blocks.far import FAR, far_start
-from hauberk.blocks.hyperplane import reach_hyperplane
+from hauberk.blocks.hyperplane import grid_beyond, reach_hyperplane
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Rival, Untargeted
 
 __all__ = ["BoundarySlide", "boundary_slide"]
 
-_BEYOND = 1e-3
-"""By what share of its height over the example a plane is aimed beyond: a curved boundary always lies a little further."""
-_DOUBT = 2.0**-17
-"""Of the largest score: in float32 an example goes this much further, twice what `Closest` doubts."""
+_BEYOND = (2e-6, 1e-3)
+"""By what share of its height over the example a plane is aimed beyond, at least and at first, which is also at most."""
+_WRONG = 2
+"""And by how many times the share by which the last plane was wrong: a curved boundary lies a little further, a flat one does not."""
 _NEWTON = 8
 _GRACE = 12
 """Steps that a slide from far away has before it is compared with the best."""
@@ -55,7 +59,8 @@ _SHORT = 2e-3
 @dataclass(frozen=True)
 class BoundarySlide:
     """The smallest change in L2, L-inf or L1. Cost: at most `rivals` * (`steps` + 1) + `far` * (`steps` + 19) forwards and
-    (`rivals` + `far`) * `steps` backwards an example, about half of that for most; towards a target one rival.
+    (`rivals` + `far`) * `steps` backwards an example, about half of that for most; towards a target one rival. On a grid twice the
+    forwards.
 
     Args:
         steps: steps of each slide.
@@ -106,7 +111,7 @@ class BoundarySlide:
         for step in range(min(self.approach, self.steps)):
             if not len(found):
                 return order
-            _, logits, vjp = found.look(z)
+            _, logits, vjp = found.look(z, snap=False)
             if order is None and isinstance(found.goal, Untargeted):
                 ranked = rivals_of(logits, found.goal, self.rivals + 1)
                 order = ranked.new_zeros((len(found.size), ranked.shape[1]))
@@ -121,12 +126,14 @@ class BoundarySlide:
     def _slide(self, found: Closest, z: Batch, wanted: Callable[[], Goal], begin: int) -> None:
         norm, grace = found.space.norm, 1 if begin else _GRACE
         beta, known = z.new_full((len(z),), self.trust), z.new_full((len(z),), torch.inf)
+        foreseen = z.new_full((len(z),), torch.nan)  # the margin, by the last plane
         least, width = self.trust * _SHORT, found.space.box[1] - found.space.box[0]
+        lift = torch.zeros_like(beta)  # on a grid, what points beside z lost of the margin that was foreseen
         for step in range(self.steps - begin):
             if not len(found):
                 return
-            _, logits, vjp = found.look(z)
-            plane = _Plane.at(found, z, logits, vjp, wanted())
+            _, logits, vjp = found.look(z, snap=False)
+            plane = _Plane.at(found, z, logits, vjp, wanted(), foreseen)
             size = norm.size(plane.d)
             smaller = plane.crossed & (size < known * (1 - 1e-5))
             known = torch.where(smaller, size, known)
@@ -134,36 +141,60 @@ class BoundarySlide:
             target = plane.smallest_near(norm, beta * width)
             hopeless = norm.size(target) > self.cut * found.size[found.rows]
             found.drop((beta < least) | (hopeless & (step >= grace)))
-            z, beta, known = found.compact(_point(found, target), beta, known)
+            z = _point(found, target)
+            beside = z if found.space.grid is None else plane.on_grid(found, beta * width, lift)
+            state = (z, plane.margin(z - found.x), beta, known, lift, beside, plane.margin(beside - found.x))
+            z, foreseen, beta, known, lift, beside, promised = found.compact(*state)
+            if found.space.grid is not None and len(found):
+                lift = _lifted(found, beside, promised, lift)
+                z, foreseen, beta, known, lift = found.compact(z, foreseen, beta, known, lift)
         if len(found):
-            found.ask(z)
+            found.ask(_allowed(found, z))
 
 
 @dataclass(frozen=True, eq=False)
 class _Plane:
-    """A rival's boundary as z sees it: the changes d' with <gradient, d'> = total, between low and high.
+    """A rival's boundary as z sees it: the changes d' with <gradient, d'> = height, between low and high.
 
     Attributes:
         d: the change at z.
+        total: (B,) what is aimed at: the height and a little more.
         crossed: (B,) z lies beyond the boundary itself.
     """
 
     d: Batch
     gradient: Batch
+    height: PerExample
     total: PerExample
     crossed: Tensor
     low: Batch
     high: Batch
 
     @classmethod
-    def at(cls, found: Closest, z: Batch, logits: Logits, vjp: Callable[[Logits], Batch], wanted: Goal) -> "_Plane":
+    def at(
+        cls,
+        found: Closest,
+        z: Batch,
+        logits: Logits,
+        vjp: Callable[[Logits], Batch],
+        wanted: Goal,
+        foreseen: PerExample | None = None,
+    ) -> "_Plane":
         margin, slope = margin_slope(logits.nan_to_num(0.0, 0.0, 0.0), wanted)
         gradient, d = vjp(slope), z - found.x
-        total = flat(gradient * d).sum(dim=1) - margin
-        doubt = 0.0 if z.dtype == torch.float64 else _DOUBT * logits.abs().amax(dim=1).nan_to_num(0.0)
-        total = total + total.abs() * _BEYOND + doubt
+        height = flat(gradient * d).sum(dim=1) - margin
+        least, most = _BEYOND
+        beyond = height.abs() * most
+        if foreseen is not None:
+            wrong = (_WRONG * (margin - foreseen).abs()).maximum(height.abs() * least)
+            beyond = torch.where(foreseen.isfinite(), wrong.minimum(beyond), beyond)
+        total = height + beyond + 2 * found.doubt(logits)
         low, high = found.space.box
-        return cls(d, gradient, total, margin > 0, low - found.x, high - found.x)
+        return cls(d, gradient, height, total, margin > 0, low - found.x, high - found.x)
+
+    def margin(self, d: Batch) -> PerExample:
+        """(B,) what the margin of this change is if the boundary is flat."""
+        return flat(self.gradient * d).sum(dim=1) - self.height
 
     def smallest(self, norm: Norm) -> Batch:
         """The smallest change on the plane and inside the box."""
@@ -175,6 +206,25 @@ class _Plane:
         return smallest_within(
             self.gradient, self.total, self.low.maximum(self.d - reach), self.high.minimum(self.d + reach), norm
         )
+
+    def on_grid(self, found: Closest, near: PerExample, lift: PerExample) -> Batch:
+        """A point of the grid beside the smallest change near d, whose margin is as much larger as `lift` says."""
+        space = found.space
+        step = (space.box[1] - space.box[0]) / (space.grid or 1)
+        target = replace(self, total=self.total + lift).smallest_near(space.norm, near)
+        d = grid_beyond(target, self.gradient, step, space.norm)
+        if space.norm is Norm.LINF:  # a larger change than the best would be of no use
+            most = like((found.size[found.rows] - step).clamp_min(0), d)
+            d = d.minimum(most).maximum(-most)
+        return _point(found, d)
+
+
+def _lifted(found: Closest, beside: Batch, promised: PerExample, lift: PerExample) -> PerExample:
+    """Ask there; by how much to raise the next."""
+    useless = found.space.size(beside, found.x) >= found.size[found.rows]
+    margin = found.ask(beside)
+    short = lift + (promised - margin.nan_to_num(0.0)).clamp_min(0)
+    return torch.where((margin > 0) | useless, lift / 2, short)
 
 
 def smallest_within(slope: Batch, total: PerExample, low: Batch, high: Batch, norm: Norm) -> Batch:
@@ -208,10 +258,19 @@ def smallest_within(slope: Batch, total: PerExample, low: Batch, high: Batch, no
 
 
 def _point(found: Closest, d: Batch) -> Batch:
-    """The example with this change, in the box, in the radius where there is one, on the grid where there is one."""
-    radius = torch.as_tensor(found.region.radius, dtype=d.dtype, device=d.device).expand(len(d))
-    d = torch.where(wide(radius > 0, d), d, 0.0)  # an L1 projection onto a point leaves a rounding error
-    return found.space.snap(found.region.project(found.x + d, found.x), found.x)
+    """The example with this change, in the box and, but in L1, in the radius where there is one.
+
+    An L1 projection takes most from the values that change least, the very ones that come last on the way to a corner; without it
+    the walk ends within the radius, too, where the boundary does.
+    """
+    z = found.x + d
+    return found.inside(z) if found.space.norm is Norm.L1 else found.region.project(z, found.x)
+
+
+def _allowed(found: Closest, z: Batch) -> Batch:
+    """The point in the radius where there is one; an L1 projection onto radius 0 would leave a rounding error."""
+    radius = torch.as_tensor(found.region.radius, dtype=z.dtype, device=z.device).expand(len(z))
+    return torch.where(wide(radius > 0, z), found.region.project(z, found.x), found.x)
 
 
 def _wanted(found: Closest, order: Tensor | None, place: int) -> Goal:

@@ -9,8 +9,9 @@ arXiv:1511.04599, algorithm 2 (L2) and section 3.3 (L-inf).
 distance nor in a step (paper: no box); the boundary is approached in `approach` equal parts, share = 1/4, 1/3, 1/2, 1, 1, ...
 (paper: 1), since a first step all the way follows the gradient of the example too far; the `first` likeliest rivals are
 linearised at the example and later the `refined` nearest, where a gradient that was never taken counts as long as the longest
-that was (paper: all, at every point); a targeted or top-k goal and a predicate have one boundary, that of their margin; an
-example leaves the batch once it has crossed.
+that was (paper: all, at every point); on a grid a step goes on by half a step of it at least, since points are rounded back towards
+the example; a targeted or top-k goal and a predicate have one boundary, that of their margin; an example leaves the batch once it
+has crossed.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from hauberk._shapes import Batch, like
 from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
-from hauberk.blocks.boundaries import nearest_plane, rivals_of
+from hauberk.blocks.boundaries import nearest_plane, rivals_of, shortest_step
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region
 
@@ -76,7 +77,7 @@ class DeepFool:
                 z, logits, vjp, found.goal, found.space, rivals, lengths, count=self.refined, first=self.first
             )
             share = 1 / max(self.approach - step, 1)
-            length = plane.distance.nan_to_num(0.0, 0.0, 0.0) * share
+            length = (plane.distance.nan_to_num(0.0, 0.0, 0.0) * share).clamp_min(shortest_step(found.space))
             base = found.inside(base + like(length, base) * found.space.norm.steepest(plane.gradient))
             z = found.inside(found.x + (1 + self.overshoot) * (base - found.x))
             z, base, rivals, lengths = found.compact(z, base, rivals, lengths)

@@ -15,8 +15,8 @@ arXiv:1907.02044; the targeted form as in AutoAttack, arXiv:2003.01690, section 
 changes as small or smaller; nothing pulls towards the example before the boundary is first crossed, which in L1 some examples else
 never do; after the first step only the `refined` nearest rivals are linearised, and only the likeliest of many
 classes (paper: all, always); a goal other than leaving one class has one boundary, that of its margin; restarts begin within half
-of the smallest change found, the radius, and .3, 1 or 5 (L-inf, L2, L1) widths of the box; with a radius an example leaves once it
-is broken within it.
+of the smallest change found, the radius, and .3, 1 or 5 (L-inf, L2, L1) widths of the box; on a grid each miss in a row moves
+the boundary half a step of it away; with a radius an example leaves once it is broken within it.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from hauberk._shapes import Batch, Logits, PerExample, flat, like, wide
 from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest, likeliest_rivals
-from hauberk.blocks.boundaries import margin_slope, rivals_of
+from hauberk.blocks.boundaries import margin_slope, rivals_of, shortest_step
 from hauberk.blocks.hyperplane import reach_hyperplane
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Untargeted
@@ -108,23 +108,31 @@ class FAB:
     def _run(self, found: Closest, wanted: Goal, z: Batch) -> None:
         rivals = lengths = None
         crossed = torch.zeros_like(found.rows, dtype=torch.bool)
+        misses = torch.zeros_like(found.size)[found.rows]  # in a row
         for _ in range(self.steps):
             if not len(found):
                 return
             norm, goal = found.space.norm, wanted.take(found.rows)
+            asked = found.space.snap(z, found.x)
             margin, logits, vjp = found.look(z)
             if rivals is None:
                 rivals = rivals_of(logits, goal, self.candidates)
             value, slope, lengths = self._nearest(z, logits, vjp, goal, norm, rivals, lengths)
             back = (margin > 0) | margin.isnan()  # where the answer is no number there is no slope either: go back too
-            z, value, slope, back, rivals, lengths, crossed = found.compact(
-                z, value, slope, back, rivals, lengths, crossed
+            misses = torch.where(back, 0.0, misses + 1)
+            z, asked, value, slope, back, rivals, lengths, crossed, misses = found.compact(
+                z, asked, value, slope, back, rivals, lengths, crossed, misses
             )
             if not len(found):
                 return
             start = torch.where(wide(back, z), found.x + self.beta * (z - found.x), z)
             low, high = found.space.box
-            at_zero = value - _dot(slope, z)
+            # where the grid took a point back that should have crossed, the plane to reach lies further away each time
+            at_zero = (
+                value
+                - _dot(slope, asked)
+                - (misses - 1).clamp_min(0) * shortest_step(found.space) * norm.dual.size(slope)
+            )
             d, d_0 = (
                 reach_hyperplane(slope, -(at_zero + _dot(slope, point)), low - point, high - point, norm)
                 for point in (start, found.x)
@@ -135,7 +143,7 @@ class FAB:
             a = like(torch.where(crossed, bias, 0.0), z)
             new = found.inside((1 - a) * (start + self.eta * d) + a * (found.x + self.eta * d_0))
             found.drop(flat(new == z).all(dim=1))  # no slope, nowhere to go
-            z, rivals, lengths, crossed = found.compact(new, rivals, lengths, crossed)
+            z, rivals, lengths, crossed, misses = found.compact(new, rivals, lengths, crossed, misses)
         if len(found):
             found.ask(z)
             found.compact()

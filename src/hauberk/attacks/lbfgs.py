@@ -27,7 +27,7 @@ from hauberk._shapes import Batch, Logits, PerExample, double, flat, like, wide
 from hauberk.attacks._attack import ball_of, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
-from hauberk.blocks.boundaries import planes_at_start
+from hauberk.blocks.boundaries import planes_at_start, shortest_step
 from hauberk.blocks.losses import cross_entropy
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Classed, Differentiable, Goal, Norm, Region
@@ -76,6 +76,8 @@ class LBFGS:
             return found.best
         goals, distances, lengths = planes_at_start(found, goal, 1)
         towards, first_step = goals[0], distances[:, 0].nan_to_num(1.0, 1.0, 1.0).clamp_min(1e-9)
+        if found.space.grid is not None:  # a shorter one would be rounded away
+            first_step = first_step.clamp_min(2 * shortest_step(found.space))
         # c |r|^2 + softplus(gap - |g| |r|) has its minimum on the boundary at c = |g| / (4 distance); beyond it is better than on it
         c = (0.9 * lengths[:, 0] / (4 * first_step)).nan_to_num(1.0, 1.0, 1.0).clamp(1e-9, 1e9)
         if self.initial_const is not None:

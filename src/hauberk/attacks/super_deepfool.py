@@ -9,9 +9,9 @@ Source: Abdolahpourrostami, Abroshan, Moosavi-Dezfooli 2024, "SuperDeepFool: a n
 arXiv:2303.12481, algorithm 2, SDF(inf, 1), and the final search of the authors' code.
 **Differs from the paper:** both steps are the smallest ones inside the box (`blocks.hyperplane`; paper: without a box); rivals are
 linearised as in `deepfool`, the `first` likeliest and then the `refined` nearest; a targeted or top-k goal and a predicate have
-one boundary, that of their margin; the boundary is approached in `approach` equal parts at first (paper: at once); the end is
-where the change shrinks by less than a thousandth (paper: where a projected point has crossed); the smallest success of the whole
-path is kept, and the final search bisects to it.
+one boundary, that of their margin; the boundary is approached in `approach` equal parts at first (paper: at once), and on a grid by
+half a step of it at least; the end is where the change shrinks by less than a thousandth (paper: where a projected point has
+crossed); the smallest success of the whole path is kept, and the final search bisects to it.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from typing import ClassVar
 import torch
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, flat, wide
+from hauberk._shapes import Batch, flat, like, wide
 from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
-from hauberk.blocks.boundaries import nearest_plane, rivals_of
+from hauberk.blocks.boundaries import nearest_plane, rivals_of, shortest_step
 from hauberk.blocks.hyperplane import reach_hyperplane
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region
@@ -102,7 +102,10 @@ class SuperDeepFool:
             ahead = reach_hyperplane(w, plane.gap, low - z, high - z, norm)
             across = reach_hyperplane(w, flat(w * (z - clean)).sum(dim=1), low - clean, high - clean, norm)
             back = wide(crossed, z)
-            base = found.inside(torch.where(back, clean + across, base + ahead * (1 / max(self.approach - step, 1))))
+            share = torch.full_like(size, 1 / max(self.approach - step, 1))
+            if found.space.grid is not None:  # go on by half a step of it at least
+                share = share.maximum(shortest_step(found.space) / norm.size(ahead).clamp_min(1e-12))
+            base = found.inside(torch.where(back, clean + across, base + ahead * like(share, ahead)))
             home = torch.where(back, base, home)
             z = found.inside(home + (1 + self.overshoot) * (base - home))
             z, base, home, known, rivals, lengths = found.compact(z, base, home, known, rivals, lengths)

@@ -7,8 +7,8 @@ Source: Yao, Gholami, Xu, Keutzer, Mahoney 2019, "Trust region based adversarial
 section 3 (adaptive), with the constants of the authors' code.
 **Differs from the paper:** what a gradient pushes against a wall of the box counts neither in a length nor in a step; rho is
 read from the next point's own answer, so that a step costs one query (authors' code: two), and a step is never taken back, as in
-their code; the bounds on the radius are shares of the box's width; a targeted or top-k goal and a predicate are followed by
-their margin.
+their code; the bounds on the radius are shares of the box's width, and neither they nor a step are less than half a step of the
+threat's grid; a targeted or top-k goal and a predicate are followed by their margin.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from hauberk._shapes import Batch, like
 from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
-from hauberk.blocks.boundaries import margin_slope, planes_at_start
+from hauberk.blocks.boundaries import margin_slope, planes_at_start, shortest_step
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Rival
 
 __all__ = ["TrustRegion", "trust_region"]
@@ -68,9 +68,8 @@ class TrustRegion:
         found.compact()
         towards = _furthest(goals, distances) if self.worst_case else goals[0]
         norm, (low, high) = found.space.norm, found.space.box
-        least, most = (bound * (high - low) for bound in _BOUNDS[norm])
-        # a smaller one would be rounded back on the grid
-        shortest = (high - low) / found.space.grid if found.space.grid and norm is Norm.LINF else 0.0
+        shortest = shortest_step(found.space)
+        least, most = (max(bound * (high - low), shortest) for bound in _BOUNDS[norm])
         z = found.x
         trust = torch.full_like(found.size, self.step_size * (high - low))[found.rows]
         foretold, before = torch.zeros_like(trust), torch.zeros_like(trust)

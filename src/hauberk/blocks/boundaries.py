@@ -17,7 +17,7 @@ from hauberk._shapes import Batch, Logits, PerExample, wide
 from hauberk.blocks.closest import Closest
 from hauberk.threat import Ball, Goal, Norm, Rival, Untargeted
 
-__all__ = ["Plane", "margin_slope", "nearest_plane", "planes_at_start", "rivals_of"]
+__all__ = ["Plane", "margin_slope", "nearest_plane", "planes_at_start", "rivals_of", "shortest_step"]
 
 _BEYOND = 2.0**-17
 """Of the largest score: twice what `Closest` doubts in float32."""
@@ -161,6 +161,15 @@ def margin_slope(logits: Logits, goal: Goal) -> tuple[PerExample, Logits]:
             return margin, torch.zeros_like(leaf)
         (slope,) = torch.autograd.grad(margin.sum(), leaf)
     return margin.detach(), slope
+
+
+def shortest_step(ball: Ball) -> float:
+    """Half a step of the grid, 0 without one: the least that a walk should go on by where it has not crossed.
+
+    A grid takes points back towards the example. A walk that keeps its own point, as it was before, and goes on by no less than
+    this comes to another point of the grid after two steps; one that steps onto a plane just ahead stays where it is.
+    """
+    return 0.0 if ball.grid is None else (ball.box[1] - ball.box[0]) / ball.grid / 2
 
 
 def _plane(

@@ -30,10 +30,6 @@ from hauberk.threat import Ball, Goal
 
 __all__ = ["Closest"]
 
-_SURE = 2.0**-18
-"""In float32 a margin counts from this share of the largest score on: kernels round differently with the batch, and a point
-exactly on the boundary would not survive being asked again."""
-
 
 class Closest(Live[Ball]):
     """Work on the examples whose smallest change is sought.
@@ -57,8 +53,8 @@ class Closest(Live[Ball]):
         self.best = x.clone()
         self.size = x.new_full((len(x),), torch.inf)
         self._largest = x.new_full((len(x),), -torch.inf)
+        self._spread = x.new_zeros(len(x))  # the widest scores seen of each example
         self._draws = bool(getattr(victim, "judge_samples", 0))
-        self._slack = 0.0 if x.dtype == torch.float64 else _SURE
         super().__init__(victim, x, goal, region)
         self.restart()
 
@@ -74,10 +70,11 @@ class Closest(Live[Ball]):
         self._record(points, margin, logits)
         return margin
 
-    def look(self, z: Batch) -> tuple[PerExample, Logits, Callable[[Logits], Batch]]:
+    def look(self, z: Batch, *, snap: bool = True) -> tuple[PerExample, Logits, Callable[[Logits], Batch]]:
         """The goal's margin and the scores at these points, and the function from a cotangent to a gradient, as often as wanted:
-        one query, and one backward for each call, for each live example."""
-        points = self.space.snap(z, self.x)
+        one query, and one backward for each call, for each live example. Without `snap` the points may lie off the grid; such a
+        one is never kept."""
+        points = self.space.snap(z, self.x) if snap else z
         logits, vjp = self.victim.pullback(points, self.rows)
         margin = self._margin(logits)
         self._record(points, margin, logits)
@@ -102,9 +99,20 @@ class Closest(Live[Ball]):
 
     def succeeds(self, margin: PerExample, logits: Logits | None = None) -> Tensor:
         """(live,) bool: a margin beyond doubt by rounding."""
-        if logits is None or not self._slack:
-            return margin > 0
-        return margin > self._slack * logits.abs().amax(dim=1)
+        return margin > (0.0 if logits is None else self.doubt(logits))
+
+    def doubt(self, logits: Logits) -> PerExample:
+        """(live,) the margin up to which a success is none: kernels round differently with the batch, in float64 too, and a point
+        exactly on the boundary would not survive being asked again.
+
+        32 units of rounding of the widest spread of scores seen of the example (near the boundary of two classes the scores
+        themselves may all be near 0), and 2 of their magnitude, which is what a number added to all of them costs.
+        """
+        unit = 2.0**-52 if self.x.dtype == torch.float64 else 2.0**-23
+        low, high = logits.detach().aminmax(dim=1)
+        spread = (high - low).to(self._spread).nan_to_num(0.0, 0.0, 0.0).maximum(self._spread[self.rows])
+        self._spread[self.rows] = spread
+        return unit * (32 * spread + 2 * high.abs().maximum(low.abs()).to(spread))
 
     def drop(self, finished: Tensor) -> None:
         """Let these live rows go at the next `compact`: the attack has no more use for them."""

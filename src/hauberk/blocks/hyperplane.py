@@ -9,6 +9,8 @@ With e = |d| and s = |slope|, each coordinate moves in the direction that helps,
 
 <s, e> is concave and piecewise linear in t, so that Newton's steps from t = 0 never pass the solution and reach it after
 finitely many: no sorting. Croce and Hein 2020, arXiv:1907.02044, section 3.1 and appendix A, solve the same problems by sorting.
+
+A grid takes such a change off its plane: `grid_beyond` rounds it so that it stays there.
 """
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 from hauberk._shapes import Batch, PerExample, flat
 from hauberk.threat import Norm
 
-__all__ = ["reach_hyperplane"]
+__all__ = ["grid_beyond", "reach_hyperplane"]
 
 
 def reach_hyperplane(slope: Batch, gap: PerExample, low: Batch, high: Batch, norm: Norm) -> Batch:
@@ -47,6 +49,42 @@ def reach_hyperplane(slope: Batch, gap: PerExample, low: Batch, high: Batch, nor
         share = ((missing - before) / gain.clamp_min(torch.finfo(gain.dtype).tiny)).clamp(0, 1)
         size = torch.zeros_like(steep).scatter_(1, order, share * room)
     return size.mul_(towards.sign()).reshape(slope.shape)
+
+
+def grid_beyond(d: Batch, slope: Batch, step: float, norm: Norm) -> Batch:
+    """(B, *shape) whole steps, none further than one step from d, with <slope, them> >= <slope, d>, and of a small size.
+
+    Every value goes to the side that the slope likes less, and then to the other side where that costs least size for what it
+    gains, until the plane is reached again (a knapsack, filled greedily). What lies on the grid stays.
+
+    Args:
+        d: (B, *shape) any change.
+        slope: (B, *shape).
+        step: of the grid, on which 0 lies.
+    """
+    places, g = flat(d) / step, flat(slope)
+    nearest = places.round()
+    on = (places - nearest).abs() < 1e-3
+    low = torch.where(on, nearest, places.floor())
+    worse = torch.where(on | (g > 0), low, low + 1)
+    better = torch.where(on | (g <= 0), low, low + 1)
+    gain = g * (better - worse)
+    missing = (g * torch.where(on, nearest, places)).sum(dim=1) - (g * worse).sum(dim=1)
+    if norm is Norm.LINF:  # free up to the largest; beyond that the first costs as much as all
+        cost = (better.abs() - worse.abs().amax(dim=1, keepdim=True)).clamp_min(0)
+    elif norm is Norm.L2:
+        cost = better.square() - worse.square()
+    elif norm is Norm.L1:
+        cost = better.abs() - worse.abs()
+    else:
+        cost = (better != 0).to(g) - (worse != 0).to(g)
+    worth = torch.where(cost > 0, gain / cost.clamp_min(1e-3), torch.inf).masked_fill(gain <= 0, -torch.inf)
+    order = worth.argsort(dim=1, descending=True, stable=True)
+    gained = gain.gather(1, order)
+    before = gained.cumsum(dim=1) - gained
+    taken = torch.zeros_like(on).scatter_(1, order, before < missing[:, None] * (1 - 1e-6)) & (gain > 0)
+    taken |= (cost <= 0) & (gain > 0)
+    return torch.where(taken, better, worse).mul_(step).reshape(d.shape)
 
 
 def _fill(steep: Tensor, rate: Tensor, room: Tensor, missing: Tensor) -> Tensor:

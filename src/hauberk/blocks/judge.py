@@ -15,7 +15,7 @@ from hauberk._shapes import Batch, Labels, PerExample, Rows, flat, wide
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Goal, Region
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "by_vote", "judge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,14 @@ class Verdict:
     labels: Labels
     confidence: PerExample
     vote: tuple[PerExample, PerExample, PerExample] | None = None
+
+    def take(self, rows: Tensor) -> "Verdict":
+        """The verdict on these rows, given as places or as a mask."""
+        vote = None
+        if self.vote is not None:
+            low, share, high = (part[rows.to(part.device)] for part in self.vote)
+            vote = low, share, high
+        return Verdict(self.broken[rows], self.allowed[rows], self.labels[rows], self.confidence[rows], vote)
 
 
 def judge(victim: Any, points: Batch, x: Batch, goal: Goal, region: Region, rows: Rows) -> Verdict:
@@ -59,7 +67,7 @@ def judge(victim: Any, points: Batch, x: Batch, goal: Goal, region: Region, rows
     allowed = region.contains(points, x)
     shown = torch.where(wide(flat(points.isfinite()).all(dim=1), x), points, x)
     if getattr(victim, "judge_samples", 0):
-        return _by_vote(victim.votes(shown, rows), goal, allowed)
+        return by_vote(victim.votes(shown, rows), goal, allowed)
     if victim.access < Access.SCORES:
         labels = victim.labels(shown, rows)
         reached, confidence = goal.reached(labels) & (labels >= 0), torch.full((len(x),), torch.nan, device=x.device)
@@ -72,7 +80,8 @@ def judge(victim: Any, points: Batch, x: Batch, goal: Goal, region: Region, rows
     return Verdict(reached & allowed, allowed, labels, confidence)
 
 
-def _by_vote(votes: Any, goal: Goal, allowed: Tensor) -> Verdict:
+def by_vote(votes: Any, goal: Goal, allowed: Tensor) -> Verdict:
+    """What the majority of these votes says; `allowed`: of points that may count."""
     low, high = votes.interval(goal)
     labels = votes.winner
     if votes.logits is None:

@@ -26,7 +26,7 @@ from hauberk.evaluate.cascade import ChunkEvidence
 from hauberk.evaluate.suites import Suite, suite_for
 from hauberk.evaluate.through import Through, label_of, shown_settings
 from hauberk.threat import Access, Norm, ThreatModel
-from hauberk.victims import Victim, bpda, eot
+from hauberk.victims import EotVictim, Victim, bpda, eot
 from hauberk.victims.before_softmax import BeforeSoftmax
 from hauberk.victims.chance import private_chance
 from hauberk.victims.smooth import SmoothVictim
@@ -152,9 +152,12 @@ def adapted_suite(
     """
     attacks: list[Any] = []
     judge = voting(victim, steps, seed)
-    single, made = _substitute(victim, steps, x) if access >= Access.GRADIENTS else (victim, ())
+    core = victim.inner if isinstance(victim, EotVictim) else victim  # backward passes are replaced in what is averaged
+    single, made = _substitute(core, steps, x) if access >= Access.GRADIENTS else (core, ())
 
     def averaged(substitute: Any) -> Any:
+        if isinstance(victim, EotVictim):
+            return victim.around(substitute)
         return substitute if judge is victim else voting(substitute, steps, seed)
 
     substitute = averaged(single)

@@ -17,7 +17,7 @@ from hauberk.errors import DataError, SettingError, ThreatError
 from hauberk.evaluate.adapt import steps_for, wanted_steps
 from hauberk.evaluate.audit import EXAMPLES, POOL, AuditEvidence, audit_victim, in_order
 from hauberk.evaluate.evaluation import Evaluation, evaluate
-from hauberk.evaluate.statement import threat_statement
+from hauberk.evaluate.statement import threat_statement, with_a_radius
 from hauberk.evaluate.suites import Suite
 from hauberk.threat import Access, ThreatModel
 from hauberk.victims import Victim, check_inputs, wrap
@@ -90,7 +90,7 @@ def audit(
     """
     threat = ThreatModel.parse(threat)
     if threat.smallest:
-        raise ThreatError(f"an audit needs a radius, got {threat}; write for example linf:8/255")
+        raise ThreatError(f"an audit needs a radius, got {threat}; write for example {with_a_radius(threat)}")
     for name, value in (("n", n), ("examples", examples)):
         if value is None:
             continue

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Labels, Rows, flat
-from hauberk.blocks.judge import Verdict, judge
+from hauberk.blocks.judge import Verdict, by_vote, judge
 from hauberk.data import Chunk
 from hauberk.evaluate.suites import Suite
 from hauberk.evaluate.through import label_of
@@ -175,9 +175,7 @@ def run_chunk(
             total.backwards[live] += meter.backwards
             total.queries[live] += meter.queries
             broken = verdict.broken
-            found.keep(
-                live[broken], points[broken], verdict.labels[broken], verdict.confidence[broken], radius, tally.name
-            )
+            found.keep(live[broken], points[broken], verdict.take(broken), radius, tally.name)
             if parameters is not None:
                 found.draw(live[broken], parameters[broken])
             open_[live[broken]] = False
@@ -243,7 +241,10 @@ def _confirmed(
     broken, confidence = verdict.broken.clone(), verdict.confidence.clone()
     points[rows], labels[rows] = passed[kept], second.labels[kept]
     broken[rows], confidence[rows] = True, second.confidence[kept].to(confidence)
-    return points, replace(verdict, broken=broken, labels=labels, confidence=confidence), len(rows)
+    vote = verdict.vote
+    if vote is not None and second.vote is not None:
+        vote = tuple(old.index_put((rows,), new[kept].to(old)) for old, new in zip(vote, second.vote, strict=True))
+    return points, replace(verdict, broken=broken, labels=labels, confidence=confidence, vote=vote), len(rows)
 
 
 class _Found:
@@ -255,6 +256,7 @@ class _Found:
         self.confidence = torch.full((len(x),), torch.nan, dtype=x.dtype, device=x.device)
         self.radius = torch.full((len(x),), torch.nan, dtype=torch.float64)
         self.method_index = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
+        self.vote = torch.full((3, len(x)), torch.nan, dtype=torch.float64)  # low, share, high; NaN where nobody voted
         self.methods: list[str] = []
         self.parameters: Tensor | None = None
 
@@ -264,10 +266,12 @@ class _Found:
             self.parameters = parameters.new_zeros(len(self.x), parameters.shape[1])
         self.parameters[rows] = parameters
 
-    def keep(
-        self, rows: Tensor, points: Tensor, labels: Tensor, confidence: Tensor, radius: float, method: str
-    ) -> None:
-        self.points[rows], self.labels[rows], self.confidence[rows] = points, labels, confidence.to(self.confidence)
+    def keep(self, rows: Tensor, points: Tensor, verdict: Verdict, radius: float, method: str) -> None:
+        """Remember these points, one for each of the rows, with what the judge said of them."""
+        self.points[rows], self.labels[rows] = points, verdict.labels
+        self.confidence[rows] = verdict.confidence.to(self.confidence)
+        if verdict.vote is not None:
+            self.vote[:, rows.cpu()] = torch.stack(verdict.vote).to("cpu", torch.float64)
         self.radius[rows.cpu()] = radius
         if method not in self.methods:
             self.methods.append(method)
@@ -293,20 +297,19 @@ def _carry_over(
     rows = (open_ & within).nonzero()[:, 0]
     if not len(rows):
         return
-    labels, confidence = earlier.labels[rows], earlier.confidence[rows]
     if revote:
-        votes, wanted = meter.votes(earlier.points[rows], rows), goal.take(rows)
-        confirmed = votes.broken(wanted)
-        rows, labels = rows[confirmed], votes.winner[confirmed]
-        if votes.logits is not None:
-            mean = votes.logits.softmax(dim=2).mean(dim=0)[confirmed]
-            confidence = mean.gather(1, labels.clamp_min(0)[:, None]).squeeze(1)
-        else:
-            confidence = confidence[confirmed]
+        verdict = by_vote(
+            meter.votes(earlier.points[rows], rows), goal.take(rows), torch.ones_like(rows, dtype=torch.bool)
+        )
+        rows, verdict = rows[verdict.broken], verdict.take(verdict.broken)
+    else:
+        low, share, high = earlier.vote[:, rows.cpu()]
+        held = torch.ones_like(rows, dtype=torch.bool)
+        verdict = Verdict(held, held, earlier.labels[rows], earlier.confidence[rows], (low, share, high))
     for place, row in enumerate(rows.tolist()):
-        one = slice(place, place + 1)
         method = earlier.methods[int(earlier.method_index[row])]
-        found.keep(rows[one], earlier.points[row][None], labels[one], confidence[one], radius, method)
+        one = torch.tensor([place], device=rows.device)
+        found.keep(rows[one], earlier.points[row][None], verdict.take(one), radius, method)
     if earlier.parameters is not None and len(rows):
         found.draw(rows, earlier.parameters[rows])
     open_[rows] = False
@@ -330,8 +333,8 @@ def _adopt(
     place, points = torch.tensor(rows, device=chunk.x.device), torch.stack([point.point for point in brought])
     verdict = judge(meter, points, chunk.x[place], goal.take(place), region.take(place), place)
     for k in verdict.broken.nonzero()[:, 0].tolist():
-        one = slice(k, k + 1)
-        found.keep(place[one], points[one], verdict.labels[one], verdict.confidence[one], radius, brought[k].method)
+        one = torch.tensor([k], device=place.device)
+        found.keep(place[one], points[one], verdict.take(one), radius, brought[k].method)
     return int(verdict.broken.sum())
 
 
@@ -371,6 +374,9 @@ def _add_rows(
         "forwards": spent[0].tolist(),
         "backwards": spent[1].tolist(),
         "queries": spent[2].tolist(),
+        "vote": where_broken(found.vote[1].tolist()),
+        "vote_low": where_broken(found.vote[0].tolist()),
+        "vote_high": where_broken(found.vote[2].tolist()),
     }
     for name, values in new.items():
         columns.setdefault(name, []).extend(values)

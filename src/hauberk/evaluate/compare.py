@@ -13,6 +13,12 @@ __all__ = ["COMPARISON_SCHEMA", "compare"]
 
 COMPARISON_SCHEMA = "hauberk.comparison/1"
 
+_OPTIONS = {
+    "audit": "evaluate both with the audit or both without it: what it breaks counts",
+    "adapt": "evaluate both with --adapt or both without it",
+}
+"""What decides how hard a model is attacked, besides the suite -> how to make it alike."""
+
 Compared: TypeAlias = Evaluation | FinishedRun | str | os.PathLike[str]
 
 
@@ -85,6 +91,10 @@ def _check_alike(a: FinishedRun, b: FinishedRun) -> None:
         raise _unlike("number of examples", str(left.n), str(right.n), "evaluate both with the same --n")
     if left.suite != right.suite:
         raise _unlike("suite", left.suite, right.suite, "evaluate both models with one suite")
+    for key, cure in _OPTIONS.items():
+        mine, theirs = (_said(run.manifest.options.get(key)) for run in (a, b))
+        if mine != theirs:
+            raise _unlike(f"choice of {key}", mine, theirs, cure)
     if _names(a) != _names(b):
         cure = (
             "where one model gives no gradients or no scores, a named suite holds other attacks for it: "
@@ -97,6 +107,15 @@ def _check_alike(a: FinishedRun, b: FinishedRun) -> None:
             if (key in mine) != (key in theirs) or mine[key] != theirs[key]:
                 shown = f"{old['name']} with {_setting(mine, key)}", f"with {_setting(theirs, key)}"
                 raise _unlike("attacks", *shown, "evaluate both models with the same settings")
+
+
+def _said(option: Any) -> str:
+    """An option of `evaluate` as it was given; steps of an adaptation follow from the model and may differ."""
+    return "no" if option is None or option is False else "yes" if isinstance(option, bool) else _listed(option)
+
+
+def _listed(steps: Any) -> str:
+    return ", ".join(map(str, steps)) or "yes"
 
 
 def _unlike(what: str, left: str, right: str, cure: str) -> InputError:

@@ -21,6 +21,7 @@ from hauberk.evaluate.audit import POOL, AuditEvidence, audit_victim
 from hauberk.evaluate.cascade import run_chunk
 from hauberk.evaluate.progress import progress_bar
 from hauberk.evaluate.result import build_result
+from hauberk.evaluate.statement import with_a_radius
 from hauberk.evaluate.suites import Suite, suite_for
 from hauberk.evidence import FinishedRun, Manifest, MemoryRun, RunFolder, rows_table
 from hauberk.threat import Access, ThreatModel, goal_from
@@ -108,7 +109,7 @@ def evaluate(
     wanted = wanted_steps(adapt, audit=audit)
     threat = ThreatModel.parse(threat)
     if threat.smallest:
-        raise ThreatError(f"an evaluation needs a radius, got {threat}; write for example {_example(threat)}")
+        raise ThreatError(f"an evaluation needs a radius, got {threat}; write for example {with_a_radius(threat)}")
     if batch_size < 1:
         raise SettingError(f"a batch holds at least one example, got batch_size={batch_size}")
     victim = wrap(model)
@@ -166,16 +167,6 @@ def evaluate(
             result["rows"] = None  # kept in memory: there is no file
         run.finish(result)
         return Evaluation(run.finished())
-
-
-_EXAMPLE = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "24"}
-
-
-def _example(threat: ThreatModel) -> str:
-    """The threat with a radius."""
-    if threat.chart is not None and threat.chart.names:
-        return str(threat.at(threat.chart.box((0.0, 1.0))[1]))
-    return f"{threat.norm}:{_EXAMPLE[threat.norm.value]}"
 
 
 def _look(victim: Victim, source: Source, threat: ThreatModel) -> None:

@@ -2,7 +2,7 @@
 
 from hauberk.threat import Access, Norm, ThreatModel
 
-__all__ = ["threat_statement"]
+__all__ = ["threat_statement", "with_a_radius"]
 
 _CHANGE = {
     Norm.LINF: "change every input value by at most {radius}",
@@ -15,6 +15,13 @@ _ACCESS = {
     Access.SCORES: "sees the model's scores but not its gradients",
     Access.LABELS: "sees the predicted label only",
 }
+_EXAMPLE = {Norm.LINF: 8 / 255, Norm.L2: 0.5, Norm.L1: 12.0, Norm.L0: 24.0}
+
+
+def with_a_radius(threat: ThreatModel) -> ThreatModel:
+    """A threat that seeks the smallest change with a radius in the place of that, as an example."""
+    whole = threat.chart is not None and bool(threat.chart.names)
+    return threat.at(threat.chart.box((0.0, 1.0))[1] if whole and threat.chart is not None else _EXAMPLE[threat.norm])
 
 
 def threat_statement(threat: ThreatModel, bounds: tuple[float, float], access: Access) -> str:

@@ -120,28 +120,25 @@ def _exhaustive(norm: Norm) -> tuple[Attack, ...]:
     return _FIRST_LOOK, *adaptive, hops, *boundary, restarted, Square(steps=5000), Noise(tries=1000)
 
 
-def _scores(*, thorough: bool) -> Callable[[Norm], tuple[Attack, ...]]:
+def _scores(tries: int, square: Square) -> Callable[[Norm], tuple[Attack, ...]]:
     def attacks(norm: Norm) -> tuple[Attack, ...]:
-        tries = Noise(tries=100 if thorough else 20)
-        if norm in Square.norms:
-            return tries, Square(steps=5000 if thorough else 500)
-        return (Noise(tries=1000 if thorough else 200),)
+        return (Noise(tries=tries), square) if norm in Square.norms else (Noise(tries=10 * tries),)
 
     return attacks
 
 
-def _labels(*, thorough: bool) -> Callable[[Norm], tuple[Attack, ...]]:
-    return lambda norm: (Noise(tries=1000 if thorough else 200),)
+def _labels(tries: int) -> Callable[[Norm], tuple[Attack, ...]]:
+    return lambda norm: (Noise(tries=tries),)
 
 
 SUITES: dict[str, tuple[str, dict[Access, Callable[[Norm], tuple[Attack, ...]]]]] = {
     "quick": (
         "a first look, in minutes on a CPU",
-        {Access.GRADIENTS: _quick, Access.SCORES: _scores(thorough=False), Access.LABELS: _labels(thorough=False)},
+        {Access.GRADIENTS: _quick, Access.SCORES: _scores(20, Square(steps=500)), Access.LABELS: _labels(200)},
     ),
     "standard": (
         "the number to publish",
-        {Access.GRADIENTS: _standard, Access.SCORES: _scores(thorough=True), Access.LABELS: _labels(thorough=True)},
+        {Access.GRADIENTS: _standard, Access.SCORES: _scores(100, Square(steps=5000)), Access.LABELS: _labels(1000)},
     ),
     "autoattack": (
         "the four stages and settings of AutoAttack, to compare with published numbers (in l1 without square)",
@@ -149,7 +146,11 @@ SUITES: dict[str, tuple[str, dict[Access, Callable[[Norm], tuple[Attack, ...]]]]
     ),
     "exhaustive": (
         "all that might help, on every survivor to the end, where cost does not matter",
-        {Access.GRADIENTS: _exhaustive, Access.SCORES: _scores(thorough=True), Access.LABELS: _labels(thorough=True)},
+        {
+            Access.GRADIENTS: _exhaustive,
+            Access.SCORES: _scores(1000, Square(steps=5000, restarts=5)),
+            Access.LABELS: _labels(10_000),
+        },
     ),
 }
 """Name -> (purpose, access -> norm -> attacks)."""

@@ -33,9 +33,15 @@ ROWS = pa.schema(
         pa.field("forwards", pa.int64(), nullable=False),
         pa.field("backwards", pa.int64(), nullable=False),
         pa.field("queries", pa.int64(), nullable=False),
+        pa.field("vote", pa.float32()),
+        pa.field("vote_low", pa.float32()),
+        pa.field("vote_high", pa.float32()),
     ]
 )
 """Columns of rows.parquet, in order."""
+
+_ADDED = ("vote", "vote_low", "vote_high")
+"""Columns that came later: empty in runs that were written without them."""
 
 ROW_GROUP = 1 << 16
 """Rows to a row group, whatever the chunks they came in."""
@@ -54,11 +60,14 @@ def rows_table(columns: Mapping[str, Sequence[Any] | Tensor | np.ndarray]) -> pa
     """The rows as a table of schema `ROWS`, sorted by (example, radius).
 
     Args:
-        columns: for each column one value per row; None, or NaN in a column of numbers, where there is none.
+        columns: for each column one value per row; None, or NaN in a column of numbers, where there is none. The columns of a vote
+            may be left out.
 
     Raises:
         InputError: a column missing, unknown, of another length or kind, empty where it may not be; an unknown status.
     """
+    count = len(columns["example"]) if "example" in columns else 0
+    columns = {name: [None] * count for name in _ADDED} | dict(columns)
     missing, unknown = [name for name in ROWS.names if name not in columns], sorted(set(columns) - set(ROWS.names))
     if missing or unknown:
         raise InputError(
@@ -111,7 +120,7 @@ def write_rows(sink: BinaryIO | pa.NativeFile, tables: Iterable[pa.Table]) -> in
 
 
 def read_rows(path: Path, shown: str, cure: str) -> pa.Table:
-    """A table that `write_rows` wrote, its checksums verified.
+    """A table that `write_rows` wrote, its checksums verified; the columns of a vote are empty where it is older than they are.
 
     Raises:
         RunError: missing, damaged, or with other columns.
@@ -124,8 +133,10 @@ def read_rows(path: Path, shown: str, cure: str) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"expected the rows of a run in {shown}, got a damaged file ({reason}); {cure}") from error
+    names = table.schema.names
+    for name in _ADDED:
+        if name not in names:
+            table = table.append_column(ROWS.field(name), pa.nulls(table.num_rows, ROWS.field(name).type))
     if not table.schema.equals(ROWS):
-        raise RunError(
-            f"expected the columns {', '.join(ROWS.names)} in {shown}, got {', '.join(table.schema.names)}; {cure}"
-        )
+        raise RunError(f"expected the columns {', '.join(ROWS.names)} in {shown}, got {', '.join(names)}; {cure}")
     return table

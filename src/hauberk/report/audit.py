@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 __all__ = ["audit_page"]
 
 
+_CLIMBED = {"one-step-beats-iterated", "black-box-beats-gradients", "unbounded-attack-fails", "loss-still-rising"}
+"""The checks that attack."""
+
+
 def audit_page(result: Mapping[str, Any], console: "Console | None" = None) -> None:
     """Print what an audit found.
 
@@ -70,6 +74,11 @@ def _verdict(result: Mapping[str, Any]) -> str:
         for severity in ("error", "warning")
         if (count := sum(f["severity"] == severity for f in found))
     ]
+    if not counts and not _CLIMBED & set(result.get("checks") or []):
+        return (
+            "Nothing was found that speaks against the attacks, by the few checks that fit this model and threat: those that climb "
+            "need gradients and a norm."
+        )
     if not counts:
         return "Nothing was found that speaks against the attacks: their numbers mean what they say."
     said = " and ".join(f"{count} {severity}{'s' if count > 1 else ''}" for count, severity in counts)
@@ -93,5 +102,9 @@ def _adapted(result: Mapping[str, Any], console: "Console") -> None:
             f" ({interval(last)}) withstand.",
         )
     )
-    for step, what, asked in step_lines(result):
+    steps = step_lines(result)
+    if not steps:
+        why = "there was nothing to apply the steps to" if adapted.get("not_applied") else "no finding asked for a step"
+        console.print(Text(f"Nothing was adapted, as {why}.", style="dim"))
+    for step, what, asked in steps:
         console.print(Text.assemble(("  " + step, "bold"), f": {what}", (f"  ({asked})" if asked else "", "dim")))

@@ -27,12 +27,12 @@ EXAMPLES = {
 """Chart -> how a threat with it is written."""
 
 
-def chart_named(name: str, numbers: str, number: Callable[[str], float]) -> tuple[Chart, tuple[float, ...]] | None:
+def chart_named(name: str, numbers: str, number: Callable[[str, str], float]) -> tuple[Chart, tuple[float, ...]] | None:
     """The chart of this name and its radii; None where no chart has it.
 
     Args:
         numbers: what follows the colon, empty where there is none.
-        number: reads one number, or raises ThreatError.
+        number: reads one number, or raises ThreatError; its second argument says what the number is.
 
     Raises:
         ThreatError: limits that cannot be read.
@@ -41,7 +41,7 @@ def chart_named(name: str, numbers: str, number: Callable[[str], float]) -> tupl
     if name in LIMITS:
         kind = CHARTS[LIMITS[name]]
         chart = Single(_built(kind, {name: kind.widest[name]}), name, kind.widest[name])
-        return chart, tuple(number(part) for part in numbers.split(",")) if numbers else ()
+        return chart, tuple(number(part, f"the limit of {name}") for part in numbers.split(",")) if numbers else ()
     if name not in CHARTS:
         return None
     kind = CHARTS[name]
@@ -54,7 +54,7 @@ def chart_named(name: str, numbers: str, number: Callable[[str], float]) -> tupl
             )
         if key in limits:
             raise ThreatError(f"{name} takes each limit once, got a second {key}")
-        limits[key] = number(value)
+        limits[key] = number(value, f"the limit of {key}")
     if not any(limits.values()):
         raise ThreatError(
             f"{name} needs a limit above 0 of one of {', '.join(kind.widest)}; write for example {EXAMPLES[name]}"

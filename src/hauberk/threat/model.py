@@ -89,7 +89,7 @@ class ThreatModel:
         name, colon, numbers = head.partition(":")
         if colon and not numbers:
             raise ThreatError(f"a radius must follow the colon in {text!r}, for example linf:8/255")
-        drawn = chart_named(name, numbers, lambda part: _parse_number(part, text))
+        drawn = chart_named(name, numbers, lambda part, what: _parse_number(part, text, what))
         if drawn is not None:
             norm, (chart, radii) = Norm.LINF, drawn
         else:
@@ -120,7 +120,8 @@ class ThreatModel:
                         f"@{word} is for threats of several limits, such as spatial:rotation=30,translation=0.1; write the radii "
                         f"after the colon, or none for the smallest, got {text!r}"
                     )
-                radii = tuple(_parse_number(part, text) for part in value.split(",")) if equals else ()
+                shares = value.split(",") if equals else ()
+                radii = tuple(_parse_number(part, text, "a share of the limits") for part in shares)
                 kind = "curve"
             elif key in {"scale", "shift"} and equals:
                 if chart is not None and not isinstance(chart, BlindSpot):
@@ -128,14 +129,14 @@ class ThreatModel:
                         f"@scale and @shift are for balls of a norm, such as linf:0.3@scale=0.7, got {text!r}"
                     )
                 old = chart or BlindSpot()
-                number = _parse_number(value, text)
+                number = _parse_number(value, text, f"a {key}")
                 kind, chart = key, BlindSpot(number, old.shift) if key == "scale" else BlindSpot(old.scale, number)
             else:
                 try:
                     kind, goal = "goal", parse_goal(word)
                 except ThreatError:
                     raise ThreatError(
-                        f"after @ comes gridN, a goal (least-likely, target=K, topK) or an access level "
+                        f"after @ comes {_modifiers(chart)}a goal (least-likely, target=K, topK) or an access level "
                         f"(gradients, scores, labels), got @{word}"
                     ) from None
             if kind in seen:
@@ -221,12 +222,22 @@ class ThreatModel:
         return f"ThreatModel({str(self)!r})"
 
 
-def _parse_number(text: str, whole: str) -> float:
+def _modifiers(chart: Chart | None) -> str:
+    """What else a threat of this kind takes after an @."""
+    if chart is None or not chart.names:
+        return "gridN, scale=A, shift=B, " if chart is None else "scale=A, shift=B, "
+    inner = chart.chart if isinstance(chart, Single) else chart
+    padding = "padding=reflect, " if isinstance(inner, Spatial) else ""
+    return padding + ("" if isinstance(chart, Single) else "curve=SHARE,SHARE, smallest, ")
+
+
+def _parse_number(text: str, whole: str, what: str = "a radius") -> float:
     top, slash, bottom = text.partition("/")
     try:
         return float(top) / float(bottom) if slash else float(top)
     except (ValueError, ZeroDivisionError):
-        raise ThreatError(f"a radius is a number or a fraction such as 8/255, got {text!r} in {whole!r}") from None
+        example = "8/255" if what == "a radius" else "1/10"
+        raise ThreatError(f"{what} is a number or a fraction such as {example}, got {text!r} in {whole!r}") from None
 
 
 def _number(value: float) -> str:

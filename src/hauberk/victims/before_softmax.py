@@ -19,6 +19,7 @@ from hauberk._shapes import Batch, Labels, Logits, PerExample, Rows
 from hauberk.threat import Access
 from hauberk.victims.check import probe
 from hauberk.victims.fingerprint import digest
+from hauberk.victims.victim import cost_of_pullback
 
 __all__ = ["BeforeSoftmax", "leaf_of"]
 
@@ -56,6 +57,7 @@ class BeforeSoftmax:
         self.name, self.bounds, self.device, self.dtype = inner.name, inner.bounds, inner.device, inner.dtype
         self.channels = getattr(inner, "channels", None)
         self.forwards_per_query = inner.forwards_per_query
+        self.cost_of_pullback = cost_of_pullback(inner)
         self._found: bool | None = None
 
     @property

@@ -26,6 +26,7 @@ from hauberk.threat import Access
 from hauberk.victims.chance import private_chance
 from hauberk.victims.check import probe
 from hauberk.victims.fingerprint import digest
+from hauberk.victims.victim import cost_of_pullback
 from hauberk.victims.wrap import wrap
 
 __all__ = ["EnsembleVictim", "ensemble"]
@@ -43,6 +44,8 @@ class EnsembleVictim:
         first = members[0]
         self.members, self.weights, self.combine = members, weights, combine
         self.forwards_per_query: int = sum(member.forwards_per_query for member in members)
+        costs = [cost_of_pullback(member) for member in members]
+        self.cost_of_pullback = sum(forwards for forwards, _ in costs), sum(backwards for _, backwards in costs)
         self.bounds, self.device, self.dtype = first.bounds, first.device, first.dtype
         self.name = " + ".join(member.name for member in members)
         self.channels = getattr(first, "channels", None)

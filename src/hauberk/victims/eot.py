@@ -32,7 +32,7 @@ from hauberk.threat import Access, Goal
 from hauberk.victims.chance import content_of, private_chance
 from hauberk.victims.check import probe
 from hauberk.victims.fingerprint import digest
-from hauberk.victims.victim import UNLIMITED, first_line
+from hauberk.victims.victim import UNLIMITED, cost_of_pullback, first_line
 from hauberk.victims.wrap import wrap
 
 __all__ = ["EotVictim", "Transform", "Votes", "eot"]
@@ -127,8 +127,11 @@ class EotVictim:
         seed: int,
     ) -> None:
         self.inner, self.samples, self.judge_samples = victim, samples, judge_samples
-        self.transform, self.average, self.seed = transform, average, seed
+        self.transform, self.seed = transform, seed
+        self.average: Literal["logits", "probabilities"] = average
         self.forwards_per_query = samples * victim.forwards_per_query
+        forwards, backwards = cost_of_pullback(victim)
+        self.cost_of_pullback = samples * forwards, samples * backwards
         self.forwards_per_vote = judge_samples * victim.forwards_per_query
         self.name, self.bounds, self.device, self.dtype = victim.name, victim.bounds, victim.device, victim.dtype
         self.channels = getattr(victim, "channels", None)
@@ -163,6 +166,10 @@ class EotVictim:
     def fingerprint(self) -> str:
         own = (self.samples, self.judge_samples, self.transform, self.average, self.seed)
         return digest("eot", self.inner.fingerprint(), own)
+
+    def around(self, victim: Any) -> "EotVictim":
+        """The same averages and votes over another victim, such as a substitute of this one's."""
+        return EotVictim(victim, self.samples, self.judge_samples, self.transform, self.average, self.seed)
 
     def left(self, rows: Rows) -> PerExample:
         inner = self.inner.left(rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 from hauberk._shapes import Batch, Labels, Logits, Rows
 from hauberk.errors import AccessError, BudgetError
 from hauberk.threat import Access
-from hauberk.victims.victim import unlimited
+from hauberk.victims.victim import cost_of_pullback, unlimited
 
 __all__ = ["Meter"]
 
@@ -84,11 +84,12 @@ class Meter:
 
     def pullback(self, x: Batch, rows: Rows) -> tuple[Logits, Callable[[Logits], Batch]]:
         """The scores and the gradient function, charged: a forward now, a backward at each call of the function."""
-        self._charge(rows, Access.GRADIENTS)
+        forwards, backwards = cost_of_pullback(self.victim)
+        self._charge(rows, Access.GRADIENTS, forwards)
         logits, vjp = self.victim.pullback(x, rows)
 
         def charged(cotangent: Logits) -> Batch:
-            self.backwards.index_add_(0, rows, torch.full_like(rows, self.victim.forwards_per_query))
+            self.backwards.index_add_(0, rows, torch.full_like(rows, backwards))
             return vjp(cotangent)
 
         return logits, charged

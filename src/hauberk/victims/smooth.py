@@ -19,6 +19,7 @@ from hauberk.threat import Access
 from hauberk.victims.chance import content_of, number_of
 from hauberk.victims.check import probe
 from hauberk.victims.fingerprint import digest
+from hauberk.victims.victim import cost_of_pullback
 
 __all__ = ["SmoothVictim"]
 
@@ -27,8 +28,7 @@ __all__ = ["SmoothVictim"]
 class SmoothVictim:
     """A victim around another: its answers, and the mean of its gradients around each point.
 
-    A question costs 1 forward; with a gradient, `samples` + 1 forwards and `samples` backwards, but is counted as
-    `forwards_per_query` of each.
+    A question costs 1 forward; with a gradient, `samples` + 1 forwards and `samples` backwards.
 
     Args:
         inner: who answers.
@@ -43,7 +43,9 @@ class SmoothVictim:
                 f"a neighbourhood needs a radius > 0 and at least one sample, got {radius} and {samples}"
             )
         self.inner, self.radius, self.samples, self.seed = inner, radius, samples, seed
-        self.forwards_per_query = (samples + 1) * inner.forwards_per_query
+        self.forwards_per_query = inner.forwards_per_query
+        forwards, backwards = cost_of_pullback(inner)
+        self.cost_of_pullback = inner.forwards_per_query + samples * forwards, samples * backwards
         self.name, self.bounds, self.device, self.dtype = inner.name, inner.bounds, inner.device, inner.dtype
         self.channels = getattr(inner, "channels", None)
 

@@ -13,6 +13,7 @@ __all__ = [
     "UNLIMITED",
     "Victim",
     "check_bounds",
+    "cost_of_pullback",
     "first_line",
     "resolve_device",
     "resolve_dtype",
@@ -74,6 +75,13 @@ class Victim(Protocol):
 def unlimited(rows: Rows) -> Tensor:
     """(B,) int64 of `UNLIMITED`: what a plain victim has left."""
     return torch.full_like(rows, UNLIMITED, dtype=torch.int64)
+
+
+def cost_of_pullback(victim: Any) -> tuple[int, int]:
+    """The forwards of a row of `pullback`, and the backwards of each call of its function: those of a query, or what the victim
+    says where a gradient costs more than an answer."""
+    each: int = victim.forwards_per_query
+    return getattr(victim, "cost_of_pullback", (each, each))
 
 
 def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:

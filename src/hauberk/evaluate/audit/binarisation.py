@@ -183,7 +183,7 @@ class _Binary:
 def _planes(part: Part, features: _Features) -> tuple[Tensor, Tensor, Tensor]:
     """(n, D) weights, (n,) offsets, and (n,) bool: the points of this example can be separated."""
     streams = part.streams("binarisation")
-    inner = part.region.with_radius(0.95 * part.threat.radius)
+    inner = part.region.with_radius(part.share_of_radius(0.95))
     everyone = part.everyone
     first = features.read(part.x, everyone).double()
     count = max(16, min(200, first.shape[1] // 2))

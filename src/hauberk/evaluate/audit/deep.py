@@ -13,7 +13,6 @@ from hauberk.evaluate.audit.finding import Finding
 from hauberk.evaluate.audit.gradients import step_sizes
 from hauberk.evaluate.audit.part import SHARE, Part
 from hauberk.evaluate.audit.surrogate import distilled
-from hauberk.threat import Norm
 
 __all__ = ["changes_around", "fewer_steps_break_more", "smaller_radius_breaks_more", "transfer_beats_gradients"]
 
@@ -40,7 +39,7 @@ def smaller_radius_breaks_more(part: Part) -> Finding | None:
     """PGD at a quarter, a half and the whole of the radius: what falls within less must fall within more."""
     attack = _climb(part, part.steps)
     shares = (0.25, 0.5, 1.0)
-    regions = [part.region.with_radius(_share(part, share)) for share in shares[:-1]]
+    regions = [part.region.with_radius(part.share_of_radius(share)) for share in shares[:-1]]
     broken = [part.broken_by(attack, region) for region in regions] + [part.broken_by(attack)]
     for share, smaller, larger in zip(shares[:-1], broken[:-1], broken[1:], strict=True):
         lost = int((smaller & ~larger).sum())
@@ -104,8 +103,3 @@ def transfer_beats_gradients(part: Part, pool: Batch) -> Finding | None:
 def _climb(part: Part, steps: int) -> PGD:
     falling = part.start == "clean"
     return PGD(steps=steps, loss="margin", start=part.start, schedule="linear" if falling else "constant")
-
-
-def _share(part: Part, share: float) -> float:
-    radius = part.threat.radius * share
-    return max(1.0, float(int(radius))) if part.region.norm is Norm.L0 else radius

@@ -12,8 +12,13 @@ optimization of adversarial examples", arXiv:2106.09947; the constants are those
 
 **Differs from the paper:** the loss is the margin; I1 counts gradients that are not finite too; I2 is measured on 8 points at
 a tenth of the radius (in `hauberk audit` on 100 points drawn from half the radius, as in the paper, whose radius of 8/255 this is
-for a threat of 8/255); I3 speaks of the path of PGD, though no attack of hauberk returns its last point; I4 looks at the last half
-of the 20 steps.
+for a threat of 8/255), and each point's change is at most 1, there their mean; I3 speaks of the path of PGD, though no attack of
+hauberk returns its last point.
+
+I4 differs from the authors' code in two constants' meaning. *Scale*: theirs puts the loss as it stands, its falls included, on
+[0, 1] and then takes the best so far; here the best so far is put on [0, 1], from its value at the start to that at the end. The
+range is never larger, so 0.05 of it is reached more easily. *Window*: theirs are the last 10 values, 9 steps; here the last 10
+steps of a run of 20, half of them. Both make I4 larger here than there for the same path, never smaller.
 """
 
 import torch

@@ -235,6 +235,16 @@ class Part:
                 self.found.setdefault(int(self.ids[rows[place]]), Known(points[place], f"{name} (audit)"))
         return verdict.broken
 
+    def share_of_radius(self, share: float) -> float:
+        """So much of the radius, and no less than the smallest change there is: one value in L0, a step of the grid."""
+        radius = self.threat.radius * share
+        if self.region.norm is Norm.L0:
+            return max(1.0, float(int(radius)))
+        if self.region.grid is None:
+            return radius
+        low, high = self.region.box
+        return min(max(radius, (high - low) / self.region.grid), self.threat.radius)
+
     @property
     def start(self) -> str:
         """Where PGD is strong: a random start in L1 or L0 spends the radius on coordinates of no use."""
@@ -248,10 +258,16 @@ class _Rows:
         self.victim, self.rows = victim, rows
         self.name, self.access, self.bounds = victim.name, victim.access, victim.bounds
         self.device, self.dtype, self.forwards_per_query = victim.device, victim.dtype, victim.forwards_per_query
+        self.judge_samples = getattr(
+            victim, "judge_samples", 0
+        )  # an attack on a victim that draws does not stop at luck
 
     @property
     def classes(self) -> int | None:
         return self.victim.classes
+
+    def votes(self, x: Batch, rows: Tensor) -> Any:
+        return self.victim.votes(x, self.rows[rows])
 
     def left(self, rows: Tensor) -> Tensor:
         return self.victim.left(self.rows[rows])

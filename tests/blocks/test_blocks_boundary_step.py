@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
+from hauberk.blocks.boundary_step import boundary_step, shrink
 from hauberk.blocks.hyperplane import reach_hyperplane
-from hauberk.blocks.trust_region import boundary_step, shrink
 from hauberk.threat import Norm
 
 NORMS = sorted(Norm, key=str)
@@ -14,7 +14,7 @@ NORMS = sorted(Norm, key=str)
 
 def problem(room: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = torch.arange(60)
-    streams = Streams(0, rows, "trust region")
+    streams = Streams(0, rows, "boundary step")
     slope, here = streams.normal(rows, (2, 25), dtype=torch.float64).unbind(dim=1)
     x = streams.uniform(rows, (25,), dtype=torch.float64)
     low, high = -x * room, (1 - x) * room
@@ -83,3 +83,13 @@ def test_shrinking_goes_from_the_change_to_nothing(norm: Norm) -> None:
     assert torch.equal(shrink(change, torch.zeros(1, 1), norm, most), change)
     assert shrink(change, torch.full((1, 1), 0.5), norm, most).tolist() == [half]
     assert bool((shrink(change, torch.ones(1, 1), norm, most) == 0).all())
+
+
+def test_in_l0_the_least_useful_of_changes_that_all_reach_the_walls_go_back() -> None:
+    slope = torch.linspace(0.2, 2, 30, dtype=torch.float64).expand(1, 30)
+    here, r = torch.ones(1, 30, dtype=torch.float64), torch.full((1,), 2.5, dtype=torch.float64)
+    gap = -slope[:, :4].sum(dim=1)
+    d = boundary_step(here, slope, gap, torch.zeros_like(here), torch.ones_like(here), r, Norm.L0)
+    assert bool((d[:, :3] == 0).all())
+    assert 3 <= int((d == 0).sum()) <= 6  # a radius of 2.5 puts six values back
+    assert bool((d[:, 6:] > 0).all())

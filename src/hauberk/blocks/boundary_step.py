@@ -4,11 +4,12 @@
 
 `here` is the change so far, d the next one. With a multiplier for the plane and one for the radius every coordinate is settled by
 itself, d = clip(shrink_u(here - n * slope)), where `shrink` pulls towards 0 as the norm asks: scaled for L2, clamped for L-inf, soft
-threshold for L1, hard threshold for L0. <slope, d> falls in n, so that the plane is met by safeguarded Newton steps; |d - here|
-rises in u, so that the radius is met by bisection.
+threshold for L1, hard threshold on |slope * d| for L0. <slope, d> falls in n, so that the plane is met by safeguarded Newton steps;
+|d - here| rises in u, so that the radius is met by bisection.
 
 Source: Brendel, Rauber, Kuemmerer, Ustyuzhaninov, Bethge 2019, "Accurate, reliable and fast robustness evaluation",
 arXiv:1907.01003, section 3 and appendix, where each norm has a solver of its own and each example is solved by itself.
+The prox of L0 has its threshold on |d|; where most changes reach the walls, and are of one size, it keeps all of them or none.
 """
 
 import torch
@@ -29,13 +30,15 @@ _NEAR = 0.02
 """Of the gap: how near the plane must be met."""
 
 
-def shrink(change: Tensor, share: Tensor, norm: Norm, most: Tensor) -> Tensor:
+def shrink(change: Tensor, share: Tensor, norm: Norm, most: Tensor, slope: Tensor | None = None) -> Tensor:
     """(B, D) the changes pulled towards 0: not at all where `share` is 0, wholly where it is 1.
 
     Args:
         change: (B, D).
         share: (B, 1) in [0, 1].
-        most: (B, 1) the largest entry of the changes that a share of 1 is to wipe out.
+        most: (B, 1) the largest of the changes, or of what they are worth, that a share of 1 is to wipe out.
+        slope: (B, D) of the margin: in L0 a change counts as much as it is worth, so that of many at the walls, which are all of one
+            size, the least useful go first. Without it, and in the other norms, as large as it is.
     """
     match norm:
         case Norm.L2:
@@ -46,7 +49,8 @@ def shrink(change: Tensor, share: Tensor, norm: Norm, most: Tensor) -> Tensor:
         case Norm.L1:
             return (change.abs() - most * share).clamp_min_(0).copysign(change)
         case Norm.L0:
-            return change.masked_fill(change.abs() <= most * share, 0.0)
+            worth = (change if slope is None else change * slope).abs()
+            return change.masked_fill(worth <= most * share, 0.0)
 
 
 def boundary_step(
@@ -73,7 +77,7 @@ def boundary_step(
     level = (slope * here).sum(dim=1) + gap
     best = reach_hyperplane(slope, level, low, high, norm)
     close = torch.linalg.vector_norm(best - here, dim=1, keepdim=True) <= r
-    most = here.abs().amax(dim=1, keepdim=True)
+    most = (here * slope if norm is Norm.L0 else here).abs().amax(dim=1, keepdim=True)
     d, n = here + nearest, torch.zeros_like(r)
     least, trial_u = torch.zeros_like(r), (r / torch.linalg.vector_norm(here, dim=1, keepdim=True)).clamp(0, 1)
     largest = torch.ones_like(r)
@@ -112,7 +116,7 @@ def _on_plane(
     limit = most * (1 - share)
     done, d = settled, here
     for _ in range(_INNER):
-        moved = shrink(here - n * slope, share, norm, most)
+        moved = shrink(here - n * slope, share, norm, most, slope)
         inside = moved.maximum(low).minimum(high)
         d = torch.where(done, d, inside)
         excess = (slope * inside).sum(dim=1, keepdim=True) - level
