@@ -7,6 +7,7 @@ one beyond the plane and near d:
     d <- argmin |d'|_p   subject to  <g, d'> >= c,  x + d' in the box,  |d' - d|_inf <= beta
 
     beta <- shrink * beta         after a step that found nothing smaller; at first `trust` widths of the box
+    beta <= 2 * |d|_inf           of the first change of this slide, and of its smallest (L2: of the root mean square instead)
 
 On a curved boundary the steps fall short of it, or leave the part of it where the plane holds, until beta is small enough; in
 L1 and L-inf, where the unrestricted solution is a corner that jumps, they settle for the same reason. The first `approach` steps go
@@ -49,6 +50,8 @@ _BEYOND = (2e-6, 1e-3)
 """By what share of its height over the example a plane is aimed beyond, at least and at first, which is also at most."""
 _WRONG = 2
 """And by how many times the share by which the last plane was wrong: a curved boundary lies a little further, a flat one does not."""
+_AHEAD = 2
+"""No value goes further in one step than this many times the largest (in L2: their root mean square) of the change at hand."""
 _NEWTON = 8
 _GRACE = 12
 """Steps that a slide from far away has before it is compared with the best."""
@@ -125,9 +128,10 @@ class BoundarySlide:
 
     def _slide(self, found: Closest, z: Batch, wanted: Callable[[], Goal], begin: int) -> None:
         norm, grace = found.space.norm, 1 if begin else _GRACE
-        beta, known = z.new_full((len(z),), self.trust), z.new_full((len(z),), torch.inf)
+        width = found.space.box[1] - found.space.box[0]
+        beta, known = _ahead(z - found.x, width, norm).clamp_max(self.trust), z.new_full((len(z),), torch.inf)
         foreseen = z.new_full((len(z),), torch.nan)  # the margin, by the last plane
-        least, width = self.trust * _SHORT, found.space.box[1] - found.space.box[0]
+        first = beta
         lift = torch.zeros_like(beta)  # on a grid, what points beside z lost of the margin that was foreseen
         for step in range(self.steps - begin):
             if not len(found):
@@ -137,17 +141,18 @@ class BoundarySlide:
             size = norm.size(plane.d)
             smaller = plane.crossed & (size < known * (1 - 1e-5))
             known = torch.where(smaller, size, known)
-            beta = torch.where(smaller, beta, beta * self.shrink)
+            first = torch.where(smaller, first.minimum(_ahead(plane.d, width, norm)), first)
+            beta = torch.where(smaller, beta.minimum(first), beta * self.shrink)
             target = plane.smallest_near(norm, beta * width)
             hopeless = norm.size(target) > self.cut * found.size[found.rows]
-            found.drop((beta < least) | (hopeless & (step >= grace)))
+            found.drop((beta < first * _SHORT) | (hopeless & (step >= grace)))
             z = _point(found, target)
             beside = z if found.space.grid is None else plane.on_grid(found, beta * width, lift)
-            state = (z, plane.margin(z - found.x), beta, known, lift, beside, plane.margin(beside - found.x))
-            z, foreseen, beta, known, lift, beside, promised = found.compact(*state)
+            state = (z, plane.margin(z - found.x), beta, first, known, lift, beside, plane.margin(beside - found.x))
+            z, foreseen, beta, first, known, lift, beside, promised = found.compact(*state)
             if found.space.grid is not None and len(found):
                 lift = _lifted(found, beside, promised, lift)
-                z, foreseen, beta, known, lift = found.compact(z, foreseen, beta, known, lift)
+                z, foreseen, beta, first, known, lift = found.compact(z, foreseen, beta, first, known, lift)
         if len(found):
             found.ask(_allowed(found, z))
 
@@ -255,6 +260,12 @@ def smallest_within(slope: Batch, total: PerExample, low: Batch, high: Batch, no
         rises = (g * r * (d == free)).sum(dim=1)
         t = torch.where(rises > 0, t - over / rises.clamp_min(tiny), (least + most) / 2)
     return (most[:, None] * r).maximum(low_).minimum(high_).reshape(slope.shape)
+
+
+def _ahead(d: Batch, width: float, norm: Norm) -> PerExample:
+    """How far a value may go, in widths of the box: a plane is of no use many lengths of the change away."""
+    size = flat(d).square().mean(dim=1).sqrt() if norm is Norm.L2 else flat(d).abs().amax(dim=1)
+    return _AHEAD / width * size
 
 
 def _point(found: Closest, d: Batch) -> Batch:
