@@ -18,6 +18,7 @@ from hauberk.cli.saving import TensorFile
 from hauberk.errors import DataError
 from hauberk.evaluate import SUITES
 from hauberk.threat.charts import CHARTS, LIMITS
+from hauberk.train import standings
 
 Run = Callable[..., Any]
 ATTACK = ("attack", "pgd", "py:nets.py:tiny", "--data", "good.npz", "--threat", "linf:0.1", "--set", "steps=5")
@@ -164,6 +165,7 @@ def test_report_writes_the_page_and_prints_its_path_last(hauberk: Run, tmp_path:
         ("threats", ["linf:8/255", *CHARTS, *LIMITS]),
         ("attacks", list(attacks_by_name())),
         ("suites", list(SUITES)),
+        ("defenses", [row.name for row in standings()]),
     ],
 )
 def test_list_shows_every_name(hauberk: Run, what: str, names: list[str]) -> None:

@@ -22,6 +22,7 @@ from hauberk.train import (
     Examples,
     FastAdversarial,
     Losses,
+    Moment,
     Natural,
     Objective,
     OneCycle,
@@ -68,11 +69,11 @@ class _Failing:
     def __repr__(self) -> str:
         return repr(self.inner)
 
-    def __call__(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams) -> Losses:
+    def __call__(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams, at: Moment) -> Losses:
         self.calls[0] -= 1
         if self.calls[0] < 0:
             raise _KilledError
-        return self.inner(net, x, y, streams=streams)
+        return self.inner(net, x, y, streams=streams, at=at)
 
 
 RECIPE = Recipe(epochs=3, batch_size=8, seed=5, rate=Cyclic(0.05))  # 7 steps an epoch, the last on 2 examples

@@ -11,6 +11,8 @@ from hauberk.cli.evaluate import evaluate
 from hauberk.cli.guard import Command, Group
 from hauberk.cli.lists import show
 from hauberk.cli.runs import compare, report
+from hauberk.cli.train import train
+from hauberk.cli.zoo import zoo
 
 __all__ = ["app"]
 
@@ -52,9 +54,12 @@ for _name, _command in (
     ("evaluate", evaluate),
     ("attack", attack),
     ("audit", audit),
+    ("train", train),
     ("compare", compare),
     ("report", report),
     ("list", show),
     ("demo", demo),
 ):
     app.command(_name, cls=Command, epilog=_EPILOG if _name in ("evaluate", "audit") else None)(_command)
+
+app.add_typer(zoo, name="zoo")

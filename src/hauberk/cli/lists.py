@@ -1,5 +1,6 @@
 """`hauberk list`: what there is to name."""
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,22 +14,29 @@ from hauberk.evaluate import SUITES
 from hauberk.report.words import percent
 from hauberk.threat import Access, Norm
 from hauberk.threat.charts import CHARTS, EXAMPLES
+from hauberk.threat.spatial import PADDINGS
+from hauberk.train.spelling import kinds_of
+from hauberk.train.standing import standings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["show"]
 
+_GIVEN = ("threat", "inner", "bounds", "objective")  # what options of their own say
+
 
 def show(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="WHAT", show_default=False, help="models, data, threats, attacks or suites; all if left out."
+            metavar="WHAT",
+            show_default=False,
+            help="models, data, threats, attacks, suites, objectives or defenses; all if left out.",
         ),
     ] = None,
 ) -> None:
-    """The models, data sets, threats, attacks and suites that come with hauberk."""
+    """The models, data sets, threats, attacks, suites, training objectives and defenses that come with hauberk."""
     from rich.console import Console
 
     tables: dict[str, tuple[Callable[[], Table], ...]] = {
@@ -37,6 +45,8 @@ def show(
         "threats": (_threats,),
         "attacks": (_attacks,),
         "suites": (_suites,),
+        "objectives": (_objectives, _parts),
+        "defenses": (_defenses,),
     }
     if what is not None and what not in tables:
         raise UnknownNameError.of("list", what, tables)
@@ -115,13 +125,20 @@ def _threats() -> "Table":
             "linf:8/255",
             "change every value by at most 8/255; also l2, l1 and l0; several radii make a curve, none seeks the smallest",
         ),
+        ("linf:8/255@grid255", "the same on the values that 8-bit files have"),
         ("linf:0.3@scale=0.7@shift=0.1", "the same, after multiplying every value by 0.7 and adding 0.1"),
         *((EXAMPLES[name], f"{name} within limits of {', '.join(kind.widest)}") for name, kind in CHARTS.items()),
+        ("spatial:...@padding=reflect", f"what comes in from outside: {' (if not said) or '.join(PADDINGS)}"),
+        ("spatial:...@curve=0.5,1", "a curve: all limits times 0.5, then as they are; also colour"),
+        ("spatial:...@smallest", "the smallest share of all limits is sought; also colour"),
         *(
             (f"{name}:{most:g}", f"{name} alone, here at its widest")
             for kind in CHARTS.values()
             for name, most in kind.widest.items()
         ),
+        ("rotation:10,20,30", "one of these as a curve; rotation seeks the smallest"),
+        ("...@target=3", "only class 3 counts; also @least-likely, and @top5: out of the five likeliest"),
+        ("...@scores", "the attacker sees scores; also @labels; gradients if not said"),
     ):
         _row(table, spelling, meaning)
     return table
@@ -135,6 +152,49 @@ def _attacks() -> "Table":
         first = (kind.__doc__ or "").strip().splitlines()[0].partition(" Cost: ")[0]
         _row(table, name, str(kind.access), " ".join(norms), f"{first}\n{settings}")
     return table
+
+
+def _objectives() -> "Table":
+    table = _table("Objectives of hauberk train", "NAME", "as a defense", "what it does, and its settings")
+    for what in ("objective", "wrapper", "regulariser"):
+        for name, kind in kinds_of(what).items():
+            note = "" if what == "objective" else "--with: "
+            settings = ", ".join(
+                f"{key}={_value(default)}" for key, default in defaults_of(kind).items() if key not in _GIVEN
+            )
+            _row(table, name, str(getattr(kind, "status", "not said")), f"{note}{_first_sentence(kind)}\n{settings}")
+    return table
+
+
+def _defenses() -> "Table":
+    table = _table("Defenses, and where each stands", "NAME", "status", "what it is")
+    for row in standings():
+        by = f"\n{row.status.by}" if row.status.by else ""
+        _row(table, row.name, row.status.kind, f"{row.part}: {row.what}{by}")
+    return table
+
+
+def _parts() -> "Table":
+    table = _table("Other parts of a training", "NAME", "for", "what it does, and its settings")
+    for what, option in (
+        ("inner maximiser", "--inner"),
+        ("optimiser", "--optimiser"),
+        ("rate", "--rate"),
+        ("average", "--average"),
+        ("augmentation", "--augment"),
+        ("constraint", "--constraint"),
+    ):
+        for name, kind in kinds_of(what).items():
+            settings = ", ".join(f"{key}={_value(default)}" for key, default in defaults_of(kind).items())
+            _row(table, name, option, f"{_first_sentence(kind)}\n{settings}")
+    return table
+
+
+def _first_sentence(kind: type[Any]) -> str:
+    """What a class is: the first paragraph of its file where it has one of its own, else of the class."""
+    own = hasattr(kind, "status")
+    text = (sys.modules[kind.__module__] if own else kind).__doc__ or ""
+    return " ".join(text.strip().partition("\n\n")[0].split())
 
 
 def _value(default: Any) -> str:

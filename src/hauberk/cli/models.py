@@ -5,6 +5,7 @@ from pathlib import Path
 from hauberk import zoo
 from hauberk.cli.guard import as_typed, say
 from hauberk.cli.options import ModelOptions
+from hauberk.cli.trained import is_training, open_training
 from hauberk.data import Source
 from hauberk.data import load as load_data
 from hauberk.errors import DataError, ModelError, SettingError
@@ -17,7 +18,7 @@ _PROBED = 8  # examples; as many as `probe` looks at
 
 
 def load_model(spec: str, options: ModelOptions) -> Victim:
-    """The victim that MODEL spells: `zoo:NAME`, or whatever `hauberk.victims.load` reads.
+    """The victim that MODEL spells: `zoo:NAME`, the folder of a training, or whatever `hauberk.victims.load` reads.
 
     Raises:
         ModelError, SettingError, UnknownNameError, MissingExtraError: it cannot be had; the message says why.
@@ -35,6 +36,17 @@ def load_model(spec: str, options: ModelOptions) -> Victim:
         return wrap(net, bounds=(0.0, 1.0), output="logits", classes=10, name=name, **wrapping)
     if spec in zoo.names() and not Path(spec).exists():
         raise ModelError(f"there is no model file {spec!r}; the net of the zoo is spelled zoo:{spec}")
+    if is_training(spec):
+        made, manifest = open_training(spec)
+        own = {"bounds", "mean", "std", "output", "classes"} & wrapping.keys()
+        refused = sorted(f"--{option}" for option in own | ({"arch"} if options.arch is not None else set()))
+        if refused:
+            raise SettingError(
+                f"the folder of a training says how its net is built and read; leave out {', '.join(refused)}"
+            )
+        low, high = manifest["bounds"]
+        classes, name = manifest["classes"], Path(spec).expanduser().resolve().name
+        return wrap(made, bounds=(low, high), output="logits", classes=classes, name=name, **wrapping)
     return load_file(spec, arch=options.arch, trust_pickle=options.trust_pickle, **wrapping)
 
 

@@ -42,7 +42,7 @@ Model = Annotated[
         metavar="MODEL",
         show_default=False,
         help="zoo:NAME, FILE.safetensors (with --arch), FILE.pt2, FILE.pt (TorchScript), FILE.onnx, sklearn:FILE.skops, "
-        "or py:module:object.",
+        "py:module:object, or the folder that hauberk train wrote.",
     ),
 ]
 Data = Annotated[

@@ -1,28 +1,33 @@
 """Checkpoints of a training: tensors as safetensors, everything else as JSON, replaced atomically; nothing is pickled.
 
     checkpoint.json              settings, position, running sums, and the name and SHA-256 of the tensors' file
-    checkpoint-STEP.safetensors  `net/NAME` and `optimiser/INDEX/NAME`
+    checkpoint-STEP.safetensors  `SECTION/NAME`: sections `net`, `optimiser`, `memory` (of the objective), and others the trainer keeps
 
 The JSON file names the tensors' file and is replaced last, so a training killed at any instant leaves the old pair or the new.
 """
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hauberk.errors import RunError
 from hauberk.evidence.fingerprint import file_fingerprint
+from hauberk.train._precision import LossScale
 
-__all__ = ["Position", "load", "save"]
+__all__ = ["Position", "Sections", "copied", "load", "optimiser_state", "restore_optimiser", "save", "write_weights"]
 
-_SCHEMA = "hauberk.checkpoint/1"
+_SCHEMA = "hauberk.checkpoint/3"
+
+Sections: TypeAlias = dict[str, dict[str, Tensor]]
+"""Tensors by section and name."""
 
 
 @dataclass(frozen=True)
@@ -34,39 +39,83 @@ class Position:
         seen: examples seen in the current epoch.
         loss: sum of the loss over them.
         correct: how many of them were classified rightly.
+        forwards, backwards: rows that went through the net, and back.
+        measures: sums of what the objective measured besides.
         seconds: wall time so far, over all interruptions.
+        averaged: how many weights are in the average.
+        scale: what the loss is multiplied by, in float16.
+        looks: what the monitor saw so far.
+        best: the epoch whose weights are kept, 0: none.
+        best_robust: their robust accuracy.
+        rollbacks: how often the training went back to them.
+        stopped: why it ended early, if so.
+        plain: what the optimiser keeps besides tensors, now (`now`) and of the weights to go back to (`back`).
     """
 
     step: int = 0
     seen: int = 0
     loss: float = 0.0
     correct: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    measures: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    averaged: int = 0
+    scale: LossScale = field(default_factory=LossScale)
+    looks: tuple[tuple[int, float, float], ...] = ()
+    best: int = 0
+    best_robust: float = -1.0
+    rollbacks: int = 0
+    stopped: str = ""
+    plain: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Position":
+        """Of a checkpoint."""
+        scale, looks = LossScale(**found["scale"]), tuple(tuple(look) for look in found["looks"])
+        return cls(**{**found, "scale": scale, "looks": looks})
 
 
-def save(
-    folder: Path, settings: dict[str, Any], at: Position, net: nn.Module, optimiser: torch.optim.Optimizer
-) -> None:
-    """Write a checkpoint, then remove the one before."""
-    tensors = {f"net/{name}": value.detach().cpu().clone() for name, value in net.state_dict().items()}
-    plain: dict[str, dict[str, Any]] = {}
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in the memory of the CPU, each of its own."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Copies of the tensors that an optimiser keeps, as INDEX/NAME, and its other values by index."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
     for index, state in optimiser.state_dict()["state"].items():
         for name, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"optimiser/{index}/{name}"] = value.detach().cpu().clone().contiguous()
+                tensors[f"{index}/{name}"] = value
             else:
                 plain.setdefault(str(index), {})[name] = value
+    return copied(tensors), plain
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+) -> None:
+    """Put an optimiser back where `optimiser_state` found it."""
+    states: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain.items()}
+    for key, value in tensors.items():
+        index, name = key.split("/", 1)
+        states.setdefault(int(index), {})[name] = value.clone()
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def save(folder: Path, settings: Mapping[str, Any], at: Position, sections: Sections) -> None:
+    """Write a checkpoint, then remove the one before."""
+    tensors = {f"{section}/{name}": value for section, part in sections.items() for name, value in copied(part).items()}
     name = f"checkpoint-{at.step:08d}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{name}.tmp"
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
-        _settle(temporary, folder / name)
+        _write(folder / name, tensors)
         document = {
             "schema": _SCHEMA,
-            "settings": settings,
+            "settings": dict(settings),
             "position": asdict(at),
-            "optimiser": plain,
             "tensors": {"file": name, "sha256": file_fingerprint(folder / name)},
         }
         temporary = folder / ".checkpoint.json.tmp"
@@ -81,27 +130,46 @@ def save(
         ) from error
 
 
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Replace a file of weights at once.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, copied(tensors))
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}; give a writable folder") from error
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary)
+    _settle(temporary, path)
+
+
 def _settle(temporary: Path, final: Path) -> None:
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(final)
 
 
-def load(folder: Path, settings: dict[str, Any], net: nn.Module, optimiser: torch.optim.Optimizer) -> Position:
-    """Put `net` and `optimiser` back where the checkpoint in `folder` left them; where there is none, change nothing.
+def load(folder: Path, settings: Mapping[str, Any]) -> tuple[Position, Sections] | None:
+    """The checkpoint in `folder`; None where there is none.
 
     Raises:
-        RunError: the checkpoint is damaged, or of a training with other settings.
+        RunError: it is damaged, or of a training with other settings.
     """
     path = folder / "checkpoint.json"
     if not path.exists():
-        return Position()
+        return None
     cure = "remove the folder to train from the start, or give another"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["schema"] != _SCHEMA:
             raise RunError(f"expected a checkpoint of schema {_SCHEMA} at {path}, got {document['schema']}; {cure}")
-        found, position, plain = document["settings"], Position(**document["position"]), document["optimiser"]
+        found, position = document["settings"], Position.from_json(document["position"])
         file, digest = folder / Path(document["tensors"]["file"]).name, document["tensors"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"expected a checkpoint at {path}, got a file that cannot be read as one; {cure}") from error
@@ -118,11 +186,8 @@ def load(folder: Path, settings: dict[str, Any], net: nn.Module, optimiser: torc
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise RunError(f"the checkpoint's tensors {file} cannot be read; {cure}") from error
-    states: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain.items()}
+    sections: Sections = {}
     for key, value in tensors.items():
-        if key.startswith("optimiser/"):
-            _, index, name = key.split("/", 2)
-            states.setdefault(int(index), {})[name] = value
-    net.load_state_dict({key.removeprefix("net/"): value for key, value in tensors.items() if key.startswith("net/")})
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-    return position
+        section, name = key.split("/", 1)
+        sections.setdefault(section, {})[name] = value
+    return position, sections

@@ -46,7 +46,7 @@ def initialise(make: Callable[[], N], *, seed: int) -> N:
         return make()
 
 
-def order(count: int, *, seed: int, epoch: int) -> Tensor:
-    """(count,) int64: the order in which an epoch visits the examples, the same on every device."""
-    generator = torch.Generator().manual_seed(_number(seed, "order", epoch))
+def order(count: int, *, seed: int, epoch: int, purpose: str = "order") -> Tensor:
+    """(count,) int64: the order in which an epoch visits the examples, the same on every device; another for another purpose."""
+    generator = torch.Generator().manual_seed(_number(seed, purpose, epoch))
     return torch.randperm(count, generator=generator)

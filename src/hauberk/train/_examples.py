@@ -1,5 +1,6 @@
 """Training data in memory: every epoch visits it in a new order, so unlike evaluation it is not streamed."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -7,9 +8,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from hauberk._shapes import Batch, Labels
-from hauberk.errors import DataError
+from hauberk._shapes import Batch, Labels, Rows
+from hauberk.errors import DataError, SettingError
 from hauberk.evidence.fingerprint import array_fingerprint
+from hauberk.train._draws import order
 
 __all__ = ["Examples", "collect"]
 
@@ -39,14 +41,19 @@ class Examples:
         x: (n, *shape) floating point.
         y: (n,) int64 labels, not negative.
         ids: (n,) int64, what an example's random draws depend on; distinct.
+        supplement: how many of the examples, the last ones, only supplement the others: an epoch is a pass over the others.
+        share: of each batch that is drawn from the supplement, 0 < share < 1; 0 where there is none.
 
     Raises:
         DataError: lengths that differ, no example, or values of the wrong kind.
+        SettingError: a supplement without a share of the batches, or a share without a supplement.
     """
 
     x: Batch
     y: Labels
     ids: Tensor
+    supplement: int = 0
+    share: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.x) == 0:
@@ -64,6 +71,11 @@ class Examples:
             raise DataError(
                 "training needs distinct example ids, got one twice; two examples would share their random draws"
             )
+        if not (0 < self.supplement < len(self.x) and 0 < self.share < 1) and (self.supplement or self.share):
+            raise SettingError(
+                f"a supplement is some, not all, of the examples and a share of each batch between 0 and 1, got {self.supplement} "
+                f"of {len(self.x)} examples and a share of {self.share}"
+            )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -73,8 +85,38 @@ class Examples:
         return Examples(self.x[rows], self.y[rows], self.ids[rows])
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 over ids, inputs and labels."""
-        return array_fingerprint(self.ids, self.x, self.y)
+        """Hex SHA-256 over ids, inputs and labels, and over what is a supplement to what."""
+        more = (torch.tensor([self.supplement, self.share], dtype=torch.float64),) if self.supplement else ()
+        return array_fingerprint(self.ids, self.x, self.y, *more)
+
+    def steps(self, batch_size: int) -> int:
+        """How many batches an epoch has."""
+        return math.ceil((len(self) - self.supplement) / self._own(batch_size))
+
+    def batches(self, batch_size: int, *, seed: int, epoch: int) -> tuple[Rows, ...]:
+        """The rows of each batch of an epoch, which depend on seed and epoch alone.
+
+        Without a supplement: a permutation, cut. With one: each batch takes its part of the others from a permutation of them, and
+        its share of the supplement from one permutation of that after another, which go on from epoch to epoch.
+        """
+        if not self.supplement:
+            return order(len(self), seed=seed, epoch=epoch).split(batch_size)
+        count, own = len(self) - self.supplement, self._own(batch_size)
+        first = order(count, seed=seed, epoch=epoch).split(own)
+        more = [round(len(rows) / own * (batch_size - own)) for rows in first]
+        begin = epoch * sum(more)
+        rounds = range(begin // self.supplement, (begin + sum(more)) // self.supplement + 1)
+        drawn = torch.cat([order(self.supplement, seed=seed, epoch=turn, purpose="supplement") for turn in rounds])
+        drawn = count + drawn[begin - rounds[0] * self.supplement :][: sum(more)]
+        mixed = (torch.cat(pair) for pair in zip(first, drawn.split(more), strict=True))
+        purpose = f"mix/{epoch}"
+        return tuple(
+            rows[order(len(rows), seed=seed, epoch=place, purpose=purpose)] for place, rows in enumerate(mixed)
+        )
+
+    def _own(self, batch_size: int) -> int:
+        """How many rows of a whole batch are not drawn from the supplement."""
+        return max(1, batch_size - int(batch_size * self.share + 1e-9))
 
 
 def collect(data: object) -> Examples:

@@ -1,6 +1,6 @@
 """Fast adversarial training, FGSM-RS: one signed step from a random start, and the cross-entropy there.
 
-With f the net, l the cross-entropy, eps the radius and alpha the step:
+With f the net, l the cross-entropy, eps the radius and alpha = `step` * eps:
 
     d ~ Uniform[-eps, eps], independently for each input value
     d <- clip(d + alpha * sign(grad_d l(f(x + d), y)), -eps, eps)
@@ -15,14 +15,20 @@ algorithm 3; eps = 0.3 and alpha = 0.375 (1.25 eps) are its settings for MNIST.
   the middle of an epoch repeats itself exactly;
 - algorithm 3 leaves the range of the input implicit; here, as in the authors' program for MNIST, the start is not clipped to it
   and the perturbed example is;
-- the loss is single precision throughout (the paper also trains in half precision).
+- the loss is single precision throughout (the paper also trains in half precision);
+- `start="clean"` takes the step from the example itself: FGSM training as it was before the paper, which collapses, and is here
+  to show that and to try the detectors on.
 
 One step can fail all at once ("catastrophic overfitting": accuracy under this very step rises while that under many steps
-falls to 0; the paper describes it). Nothing here detects it: measure with `hauberk.evaluate`.
+falls to 0; the paper describes it). Cures are `GradAlign`, a smaller step, or more steps of `PGDAT`.
+
+**Status:** partial; it holds where it did not collapse, and collapses at larger radii or in longer trainings (Andriushchenko,
+Flammarion 2020, arXiv:2007.02617).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,41 +37,60 @@ from torch import nn
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels
 from hauberk.errors import SettingError
-from hauberk.train._objective import Losses
+from hauberk.threat import Norm, ThreatModel
+from hauberk.train._adversarial import Adversarial, in_mode
+from hauberk.train._objective import Losses, Moment
+from hauberk.train._status import Status
+from hauberk.train.inner import Inner, InnerPGD
 
 __all__ = ["FastAdversarial"]
 
 
-@dataclass(frozen=True)
-class FastAdversarial:
+@dataclass(frozen=True, kw_only=True)
+class FastAdversarial(Adversarial):
     """Cross-entropy at one signed step from a uniform start. Cost: two forwards and two backwards per example.
 
     Args:
-        radius: eps > 0, the L-infinity radius in the units of the input.
-        step: alpha > 0, the length of the step; the paper advises 1.25 eps.
-        bounds: the range of the input.
+        threat: an L-infinity radius.
+        inner: not to be set: the inner maximiser is the one step.
+        mode: `train` by default, as the authors' program has it.
+        step: alpha, the length of the step in radii, > 0; the paper advises 1.25.
+        start: `uniform`, or `clean`, which collapses.
 
     Raises:
-        SettingError: a radius or step that is not a positive number, or bounds that are no range.
+        SettingError: another norm, a step that is not a positive number, or an unknown start.
     """
 
-    radius: float = 0.3
-    step: float = 0.375
-    bounds: tuple[float, float] = (0.0, 1.0)
+    status: ClassVar[Status] = Status("partial", "Andriushchenko, Flammarion 2020, arXiv:2007.02617")
+
+    inner: Inner = field(default_factory=InnerPGD, init=False, repr=False, compare=False)
+    mode: str = "train"
+    step: float = 1.25
+    start: str = "uniform"
 
     def __post_init__(self) -> None:
-        for name, value in (("radius", self.radius), ("step", self.step)):
-            if not (math.isfinite(value) and value > 0):
-                raise SettingError(f"fast adversarial training needs a finite {name} > 0, got {value}")
-        low, high = self.bounds
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise SettingError(f"bounds need finite low < high, got {self.bounds}")
+        super().__post_init__()
+        if self.ball.norm is not Norm.LINF:
+            raise SettingError(
+                f"fast adversarial training needs an L-infinity radius, got {self.threat}; write for example linf:0.3, or use PGDAT"
+            )
+        if not (math.isfinite(self.step) and self.step > 0):
+            raise SettingError(f"fast adversarial training needs a finite step > 0 (in radii), got {self.step}")
+        if self.start not in ("uniform", "clean"):
+            raise SettingError(f"the start of fast adversarial training is uniform or clean, got {self.start!r}")
 
-    def __call__(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams) -> Losses:
-        rows = torch.arange(len(x))
-        start = streams.uniform(rows, x.shape[1:], dtype=x.dtype).to(x.device)
-        delta = ((2 * start - 1) * self.radius).requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(net(x + delta), y), delta)
-        delta = (delta.detach() + self.step * gradient.sign()).clamp_(-self.radius, self.radius)
-        logits = net((x + delta).clamp_(*self.bounds))
+    def perturb(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams, at: Moment) -> Batch:
+        radius = ThreatModel.parse(self.threat).radius
+        delta = torch.zeros_like(x)
+        if self.start == "uniform":
+            start = streams.uniform(torch.arange(len(x)), x.shape[1:], dtype=x.dtype).to(x.device)
+            delta = (2 * start - 1) * radius
+        delta.requires_grad_()
+        with in_mode(net, training=self.mode == "train"):
+            (gradient,) = torch.autograd.grad(F.cross_entropy(net(x + delta), y), delta)
+        delta = (delta.detach() + self.step * radius * gradient.sign()).clamp_(-radius, radius)
+        return (x + delta).clamp_(*self.bounds)
+
+    def loss(self, net: nn.Module, x: Batch, z: Batch, y: Labels, *, at: Moment) -> Losses:
+        logits = net(z)
         return Losses(F.cross_entropy(logits, y), logits)

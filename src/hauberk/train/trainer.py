@@ -2,82 +2,41 @@
 
 Step k of epoch e sees the next `batch_size` examples of a permutation drawn from (seed, e). The objective draws from streams
 of (seed, e, example id), torch's own draws (dropout) are seeded by (seed, k), and the learning rate depends on k alone. So a
-checkpoint holds weights, the optimiser's state and a position, and no generator: on one machine, with one number of threads, a
-training that was killed and resumed ends in bit-equal weights.
+checkpoint holds weights, the optimiser's state, a position and what objective, averages and monitor remember, and no generator: on
+one machine, with one number of threads, a training that was killed and resumed ends in bit-equal weights.
 """
 
-import json
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hauberk._rng import Streams
-from hauberk.errors import RunError, SettingError
+from hauberk.errors import SettingError
 from hauberk.evidence.fingerprint import state_fingerprint
 from hauberk.train import _checkpoint
-from hauberk.train._checkpoint import Position
-from hauberk.train._draws import order, private_draws
+from hauberk.train._averaging import blend, estimate_norms, has_norms, swapped
+from hauberk.train._batch import Sums, added, gradient_of
+from hauberk.train._checkpoint import Position, Sections, copied, optimiser_state, restore_optimiser, write_weights
 from hauberk.train._examples import Examples, collect
-from hauberk.train._objective import Objective
-from hauberk.train.rates import Adam, Cyclic, Optimiser, Rate
+from hauberk.train._objective import Moment, Objective, finish, prepare
+from hauberk.train._progress import bar, say_nothing
+from hauberk.train.detectors import collapse, robust_overfitting
+from hauberk.train.loggers import Logger
+from hauberk.train.monitor import Monitor
+from hauberk.train.parallel import World, alone
+from hauberk.train.recipe import Recipe
+from hauberk.train.records import Epoch, Log
 
-__all__ = ["Epoch", "Fitted", "Recipe", "fit"]
+__all__ = ["Fitted", "fit"]
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long, how fast and in which order; with an objective and data, all that decides the weights.
-
-    Args:
-        epochs: passes over the data, >= 1.
-        batch_size: examples per step, >= 1; the last batch of an epoch may be smaller.
-        seed: of the order of the examples and of every draw.
-        optimiser: see `hauberk.train.rates`.
-        rate: the learning rate of each step.
-
-    Raises:
-        SettingError: epochs or batch size below 1.
-    """
-
-    epochs: int
-    batch_size: int = 128
-    seed: int = 0
-    optimiser: Optimiser = field(default_factory=Adam)
-    rate: Rate = field(default_factory=lambda: Cyclic(5e-3))
-
-    def __post_init__(self) -> None:
-        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise SettingError(f"training needs {name} >= 1, got {value}")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch measured on the inputs it learnt from, while the weights changed: no measure of the final net.
-
-    Args:
-        epoch: 1, 2, ... .
-        step: optimiser steps made by its end.
-        loss: mean loss.
-        accuracy: fraction classified rightly (in adversarial training, after the perturbation).
-        rate: learning rate of its last step.
-        seconds: wall time since the training began, interruptions left out.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    accuracy: float
-    rate: float
-    seconds: float
+_ROLLBACKS = 3
+_LEAST_SCALE = 2.0**-10
 
 
 @dataclass(frozen=True)
@@ -85,16 +44,26 @@ class Fitted:
     """A finished training.
 
     Args:
-        net: the net that was given, trained, in evaluation mode.
+        net: the net that was given (or that its objective made of it), trained, in evaluation mode: its averaged weights where the
+            recipe has an average, those of the best look where a monitor keeps them.
         epochs: one record for each epoch, those before a resumption included where `out` kept them.
         seconds: wall time, interruptions left out.
         resumed_at: the step this call began at; 0 for an unbroken training.
+        best: the epoch whose weights these are, by a monitor; 0: the last.
+        stopped: why the training ended early; empty where it did not.
     """
 
     net: nn.Module
     epochs: tuple[Epoch, ...]
     seconds: float
     resumed_at: int
+    best: int = 0
+    stopped: str = ""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What the detectors found, each a sentence with its epoch."""
+        return tuple(f"epoch {epoch.epoch}: {found}" for epoch in self.epochs for found in epoch.findings)
 
 
 def fit(
@@ -107,8 +76,12 @@ def fit(
     out: str | PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     progress: bool = False,
+    monitor: Monitor | None = None,
+    loggers: Sequence[Logger] = (),
+    world: World | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Fitted:
-    """Train `net` in place.
+    """Train `net` in place, or, where the objective prepares a net of its own from it, that one.
 
     Args:
         net: any module that answers (B, classes) logits; give it initial weights with `hauberk.train.initialise`.
@@ -116,10 +89,14 @@ def fit(
         objective: what to minimise.
         recipe: see `Recipe`.
         device: where to train; the net is moved there. Default: where the net is.
-        out: a folder for `metrics.jsonl` (one line per epoch) and checkpoints; if it holds a checkpoint of the same training
-            (settings, data, initial weights), the training goes on from there.
+        out: a folder for `metrics.jsonl` (one line per epoch), checkpoints and, with a monitor, `best.safetensors`; if it holds a
+            checkpoint of the same training (settings, data, initial weights), the training goes on from there.
         checkpoint_every: write a checkpoint after this many steps, beside the one at the end of each epoch.
         progress: show a progress bar on the terminal.
+        monitor: what to look at after each epoch, and what to do about it.
+        loggers: who else is told the numbers of each epoch.
+        world: the processes that train together, see `hauberk.train.join`.
+        tell: called with each finding of the detectors as it comes; they also stand in the records.
 
     Returns:
         The trained net and what each epoch measured.
@@ -128,142 +105,283 @@ def fit(
         DataError: data that cannot be trained on.
         SettingError: a setting out of range, or a loss that is no longer finite.
         RunError: `out` cannot be written, or holds a damaged checkpoint or one of another training.
+        MissingExtraError: a logger whose package is not installed.
     """
     if checkpoint_every is not None and (checkpoint_every < 1 or out is None):
         raise SettingError(
             f"checkpoint_every is a number of steps >= 1 and needs out=, got {checkpoint_every} and out={out}"
         )
-    examples = collect(data)
+    examples, world = collect(data), world or alone()
     folder = None if out is None else Path(out)
-    settings: dict[str, Any] = {}
+    settings: dict[str, str] = {"objective": repr(objective), "recipe": repr(recipe)}
     if folder is not None:
-        settings = {
-            "objective": repr(objective),
-            "recipe": repr(recipe),
-            "data": examples.fingerprint(),
-            "initial weights": state_fingerprint(net.state_dict()),
-        }
+        settings |= {"data": examples.fingerprint(), "initial weights": state_fingerprint(net.state_dict())}
+        if monitor is not None:
+            settings |= {"monitor": repr(monitor), "held-out data": monitor.examples().fingerprint()}
+        if world.size > 1:
+            settings["processes"] = str(world.size)
+    net = prepare(objective, net)
     if device is not None:
         net.to(device)
     net.train()
-    optimiser = recipe.optimiser.make(net.parameters())
-    at = Position() if folder is None else _checkpoint.load(folder, settings, net, optimiser)
-    log = _Log(None if folder is None else folder / "metrics.jsonl", at.step)
+    training = _Training(net, examples, objective, recipe, monitor, world, folder, settings, tell)
+    training.resume()
+    resumed_at = training.at.step
+    first = world.rank == 0
+    sinks = [logger.open(settings, resumed_at) for logger in loggers] if first else []
+    log = Log(folder / "metrics.jsonl" if folder is not None and first else None, resumed_at, sinks)
+    try:
+        with bar(progress and first, training.steps, resumed_at) as advance:
+            training.run(log, checkpoint_every, advance)
+    finally:
+        log.close()
+    training.hand_out()
+    at = training.at
+    best = at.best if monitor is not None and monitor.keep_best else 0
+    return Fitted(finish(objective, net).eval(), tuple(log.epochs), at.seconds, resumed_at, best, at.stopped)
 
-    def save(position: Position) -> None:
-        if folder is not None:
-            _checkpoint.save(folder, settings, position, net, optimiser)
 
-    begun, resumed_at = time.perf_counter() - at.seconds, at.step
-    with _bar(progress, recipe, examples, at.step) as advance:
-        at = _run(net, examples, objective, recipe, optimiser, at, begun, log, save, checkpoint_every, advance)
-    net.eval()
-    return Fitted(net, tuple(log.epochs), at.seconds, resumed_at)
+class _Training:
+    """A training under way: what changes from step to step, and how."""
 
+    def __init__(
+        self,
+        net: nn.Module,
+        examples: Examples,
+        objective: Objective,
+        recipe: Recipe,
+        monitor: Monitor | None,
+        world: World,
+        folder: Path | None,
+        settings: Mapping[str, str],
+        tell: Callable[[str], None] | None,
+    ) -> None:
+        self.net, self.examples, self.objective, self.recipe = net, examples, objective, recipe
+        self.monitor, self.world, self.folder, self.settings = monitor, world, folder, settings
+        self.tell = tell if tell is not None and world.rank == 0 else say_nothing
+        self.optimiser = recipe.optimiser.make(net.parameters())
+        self.memories: list[dict[str, Tensor]] = [{} for _ in range(recipe.accumulate)]
+        self.average: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
+        self.back: Sections = {}
+        self.at = Position()
+        self.sums = Sums()
+        self.begun = time.perf_counter()
+        self.visits = getattr(objective, "visits", 1)
+        self.per_epoch = examples.steps(recipe.batch_size) * self.visits
+        self.steps = recipe.epochs * self.per_epoch
 
-def _run(
-    net: nn.Module,
-    examples: Examples,
-    objective: Objective,
-    recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    at: Position,
-    begun: float,
-    log: "_Log",
-    save: Callable[[Position], None],
-    checkpoint_every: int | None,
-    advance: Callable[[str], None],
-) -> Position:
-    """All steps from `at` on."""
-    reference = next(net.parameters())
-    device, dtype = reference.device, reference.dtype
-    per_epoch = math.ceil(len(examples) / recipe.batch_size)
-    steps = recipe.epochs * per_epoch
-    while at.step < steps:
-        epoch, first = divmod(at.step, per_epoch)
-        batches = order(len(examples), seed=recipe.seed, epoch=epoch).split(recipe.batch_size)
-        rate = 0.0
-        for rows in batches[first:]:
-            rate = recipe.rate(at.step, steps)
-            x, y = examples.x[rows].to(device, dtype), examples.y[rows].to(device)
-            streams = Streams(recipe.seed, examples.ids[rows], f"train/{epoch}")
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            with private_draws(recipe.seed, "step", at.step, device=device):
-                losses = objective(net, x, y, streams=streams)
-                optimiser.zero_grad(set_to_none=True)
-                losses.total.backward()
-            loss = losses.total.item()
-            if not math.isfinite(loss):
+    def run(self, log: Log, checkpoint_every: int | None, advance: Callable[[str], None]) -> None:
+        """All steps that are left."""
+        recipe = self.recipe
+        while self.at.step < self.steps and not self.at.stopped:
+            epoch, first = divmod(self.at.step, self.per_epoch)
+            batches = self.examples.batches(recipe.batch_size, seed=recipe.seed, epoch=epoch)
+            rate = 0.0
+            for place in range(first, self.per_epoch):
+                rate = self._step(batches[place // self.visits], epoch, place % self.visits)
+                sums = self.sums
+                if sums.seen:
+                    advance(
+                        f"epoch {epoch + 1}/{recipe.epochs}  loss {sums.loss / sums.seen:.3f}  accuracy {sums.correct / sums.seen:.3f}"
+                    )
+                step = self.at.step
+                if checkpoint_every is not None and step % checkpoint_every == 0 and step % self.per_epoch:
+                    self._save()
+            self._end(epoch, rate, log)
+
+    def _step(self, rows: Tensor, epoch: int, visit: int) -> float:
+        """One step of the optimiser; gives its learning rate."""
+        recipe, at = self.recipe, self.at
+        rate = recipe.rate(at.step, self.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        moments = [Moment(at.step, self.steps, epoch, recipe.epochs, visit, memory) for memory in self.memories]
+        scaled = recipe.precision == "float16"
+        scale = at.scale.value if scaled else 1.0
+        sums = gradient_of(
+            self.net, self.examples, rows, self.objective, recipe, self.optimiser, moments, self.world, scale
+        )
+        averaged, factor = at.averaged, at.scale
+        finite = not scaled or self._unscale(scale)
+        if scaled:
+            factor = factor.after(finite=finite)
+            if factor.value < _LEAST_SCALE:
                 raise SettingError(
-                    f"expected a finite loss, got {loss} at step {at.step + 1}; lower the learning rate ({rate:g} there)"
+                    f"expected finite gradients in float16, got none at step {at.step + 1}; use precision bfloat16"
                 )
-            optimiser.step()
-            at = Position(
-                step=at.step + 1,
-                seen=at.seen + len(rows),
-                loss=at.loss + loss * len(rows),
-                correct=at.correct + int((losses.logits.argmax(dim=1) == y).sum()),
-                seconds=time.perf_counter() - begun,
-            )
-            advance(
-                f"epoch {epoch + 1}/{recipe.epochs}  loss {at.loss / at.seen:.3f}  accuracy {at.correct / at.seen:.3f}"
-            )
-            if checkpoint_every is not None and at.step % checkpoint_every == 0 and at.step % per_epoch:
-                save(at)
-        log.add(Epoch(epoch + 1, at.step, at.loss / at.seen, at.correct / at.seen, rate, round(at.seconds, 3)))
-        at = replace(at, seen=0, loss=0.0, correct=0)
-        save(at)
-    return at
+        if finite:
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
+            self.optimiser.step()
+            for constraint in recipe.constraints:
+                constraint(self.net)
+            if recipe.average is not None and recipe.average.each == "step":
+                averaged += self._blend(at.step + 1)
+        else:
+            skipped = {"skipped_steps": float(sums.seen)}
+            sums = replace(sums, measures=sums.measures | skipped)
+        self.sums = added([self.sums, sums])
+        self.at = replace(
+            at, step=at.step + 1, averaged=averaged, scale=factor, seconds=time.perf_counter() - self.begun
+        )
+        return rate
 
+    def _unscale(self, scale: float) -> bool:
+        """Take the scale of the loss out of the gradients; False where one of them is not finite."""
+        found = [value.grad for value in self.net.parameters() if value.grad is not None]
+        for gradient in found:
+            gradient.div_(scale)
+        return all(bool(gradient.isfinite().all()) for gradient in found)
 
-class _Log:
-    """The records of finished epochs, kept in a JSON-lines file where there is one."""
+    def _blend(self, step: int) -> int:
+        """Take the weights into the average; 1 if they are in it now."""
+        assert self.recipe.average is not None
+        share = self.recipe.average.share(self.at.averaged, step / self.steps)
+        if share:
+            blend(self.average, self.net, share)
+        return int(share > 0)
 
-    def __init__(self, path: Path | None, step: int) -> None:
-        self.path, self.epochs = path, list[Epoch]()
-        if path is None:
+    def _end(self, epoch: int, rate: float, log: Log) -> None:
+        """What is done after an epoch: the average, the look, the record, the checkpoint."""
+        if self.recipe.average is not None and self.recipe.average.each == "epoch":
+            self.at = replace(self.at, averaged=self.at.averaged + self._blend(self.at.step))
+        whole, self.sums = self._whole(), Sums()
+        at, passed = self.at, whole.seen / self.visits
+        record = Epoch(
+            epoch + 1,
+            at.step,
+            whole.loss / whole.seen,
+            whole.correct / whole.seen,
+            rate,
+            round(at.seconds, 3),
+            round(whole.forwards / passed, 3),
+            round(whole.backwards / passed, 3),
+            {name: value / whole.seen for name, value in whole.measures.items()},
+        )
+        collapsed = ""
+        if self.monitor is not None and ((epoch + 1) % self.monitor.every == 0 or epoch + 1 == self.recipe.epochs):
+            record, collapsed = self._look(self.monitor, record, log)
+        log.add(record)
+        if collapsed and self.monitor is not None:
+            self._act(self.monitor.on_collapse, collapsed)
+        self._save()
+
+    def _look(self, monitor: Monitor, record: Epoch, log: Log) -> tuple[Epoch, str]:
+        """The record with what the monitor sees; and what it says of a collapse."""
+        with self._final_weights():
+            held = monitor.look(self.net, seed=self.recipe.seed, world=self.world)
+            collapsed = collapse(held, gap=monitor.gap, alignment=monitor.alignment) or ""
+            if not collapsed and held["robust"] >= self.at.best_robust:
+                self.best = copied(self.net.state_dict())
+                self.at = replace(self.at, best=record.epoch, best_robust=held["robust"])
+        if self.at.best == record.epoch:
+            if monitor.on_collapse == "rollback":
+                self._remember()
+            if self.folder is not None and self.world.rank == 0:
+                write_weights(self.folder / "best.safetensors", self.best)
+        looks = (*self.at.looks, (record.epoch, record.loss, held["robust_loss"]))
+        self.at = replace(self.at, looks=looks, seconds=time.perf_counter() - self.begun)
+        overfitted = robust_overfitting(looks, patience=monitor.patience) or ""
+        findings = tuple(found for found in (collapsed, overfitted) if found)
+        for found in findings:
+            kind = found.partition(":")[0].partition(" since")[0]
+            if not any(old.startswith(kind) for epoch in log.epochs[-1:] for old in epoch.findings):
+                self.tell(f"epoch {record.epoch}: {found}")
+        return replace(record, held_out=held, findings=findings), collapsed
+
+    def _act(self, action: str, collapsed: str) -> None:
+        """Do what was asked for after a collapse."""
+        at = self.at
+        if action == "rollback" and self.back and at.rollbacks < _ROLLBACKS:
+            self.tell(f"going back to the weights of epoch {at.best}")
+            self._restore(self.back, at.plain["back"])
+            self.at = replace(self.at, rollbacks=at.rollbacks + 1)
+        elif action != "warn":
+            self.at = replace(at, stopped=collapsed)
+
+    def _remember(self) -> None:
+        """Keep weights, optimiser, memory and average of this moment to go back to."""
+        tensors, plain = optimiser_state(self.optimiser)
+        self.back = {name: copied(part) for name, part in (self._sections() | {"optimiser": tensors}).items()}
+        kept = {"optimiser": plain, "averaged": self.at.averaged}
+        self.at = replace(self.at, plain=self.at.plain | {"back": kept})
+
+    def _restore(self, sections: Sections, plain: Mapping[str, Any]) -> None:
+        device = next(self.net.parameters()).device
+        self.net.load_state_dict(sections["net"])
+        restore_optimiser(self.optimiser, sections.get("optimiser", {}), plain["optimiser"])
+        for place, memory in enumerate(self.memories):
+            memory.clear()
+            memory |= {
+                name: value.to(device, copy=True) for name, value in sections.get(self._memory(place), {}).items()
+            }
+        self.average = {name: value.to(device, copy=True) for name, value in sections.get("average", {}).items()}
+        self.at = replace(self.at, averaged=plain["averaged"])
+
+    def _memory(self, place: int) -> str:
+        """The section of what the objective keeps for a piece of the batches of this process."""
+        return f"memory.{self.world.rank}.{place}" if place or self.world.rank else "memory"
+
+    def _sections(self) -> Sections:
+        found: Sections = {"net": self.net.state_dict(), "average": self.average}
+        return found | {self._memory(place): memory for place, memory in enumerate(self.memories)}
+
+    def _whole(self) -> Sums:
+        """What all processes measured in this epoch."""
+        return added([Sums(**part) for part in self.world.gather(asdict(self.sums))])
+
+    def _save(self) -> None:
+        if self.folder is None:
             return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if step and path.exists():
-                lines = [
-                    json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")
-                ]
-                self.epochs = [Epoch(**line) for line in lines if line["step"] <= step]
-            # what was logged after the checkpoint will be trained, and logged, again
-            path.write_text("".join(map(self._line, self.epochs)), encoding="utf-8")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"cannot keep the training's records in {path}: {error}; give another folder") from error
+        tensors, plain = optimiser_state(self.optimiser)
+        back = {f"back.{name}": part for name, part in self.back.items()}
+        sections = self._sections() | back
+        for other in self.world.gather(
+            {name: copied(part) for name, part in sections.items() if "memory" in name} if self.world.size > 1 else {}
+        ):
+            sections |= other
+        kept = {"optimiser": plain, "averaged": self.at.averaged}
+        at = replace(self.at, plain=self.at.plain | {"now": kept}, **asdict(self._whole()))
+        if self.world.rank == 0:
+            _checkpoint.save(self.folder, self.settings, at, sections | {"optimiser": tensors, "best": self.best})
 
-    @staticmethod
-    def _line(epoch: Epoch) -> str:
-        return json.dumps(asdict(epoch)) + "\n"
-
-    def add(self, epoch: Epoch) -> None:
-        self.epochs.append(epoch)
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(self._line(epoch))
-
-
-def _show_nothing(text: str) -> None:
-    pass
-
-
-def _bar(
-    progress: bool, recipe: Recipe, examples: Examples, done: int
-) -> AbstractContextManager[Callable[[str], None]]:
-    """A function to call after each step with what to show."""
-    if not progress:
-        return nullcontext(_show_nothing)
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    def resume(self) -> None:
+        """Go back to where the checkpoint in the folder left the training; where there is none, change nothing."""
+        found = None if self.folder is None else _checkpoint.load(self.folder, self.settings)
+        if found is not None:
+            at, sections = found
+            self.at = at
+            self._restore(sections, at.plain["now"])
+            self.best = sections.get("best", {})
+            self.back = {
+                name.removeprefix("back."): part for name, part in sections.items() if name.startswith("back.")
+            }
+            if self.world.rank == 0:  # the sums of all are in its hands
+                self.sums = Sums(at.seen, at.loss, at.correct, at.forwards, at.backwards, at.measures)
+            self.at = replace(at, **asdict(Sums()))
+        self.begun = time.perf_counter() - self.at.seconds
 
     @contextmanager
-    def shown() -> Iterator[Callable[[str], None]]:
-        columns = (TextColumn("training"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        with Progress(*columns) as bar:
-            task = bar.add_task("", total=recipe.epochs * math.ceil(len(examples) / recipe.batch_size), completed=done)
-            yield lambda text: bar.update(task, advance=1, description=text)
+    def _final_weights(self) -> Iterator[None]:
+        """Inside, the net has the weights that would be handed out now."""
+        with swapped(self.net, self.average):
+            if self.average and self.recipe.average is not None and self.recipe.average.each == "epoch":
+                self._estimate_norms()
+            yield
 
-    return shown()
+    def _estimate_norms(self) -> None:
+        if has_norms(self.net):
+            reference = next(self.net.parameters())
+            pieces = self.examples.x.split(self.recipe.batch_size)
+            estimate_norms(self.net, (x.to(reference.device, reference.dtype) for x in pieces))
+
+    def hand_out(self) -> None:
+        """Give the net the weights that come out of the training, in evaluation mode."""
+        state = self.best if self.monitor is not None and self.monitor.keep_best else {}
+        if not state and self.average:
+            with self._final_weights():
+                state = copied(self.net.state_dict())
+        if state:
+            self.net.load_state_dict(state)
+        self.net.eval()

@@ -124,7 +124,7 @@ RECIPES: Mapping[str, ZooRecipe] = MappingProxyType(
             make=mnist_cnn,
             shape=(1, 28, 28),
             training=mnist_training,
-            objective=FastAdversarial(radius=0.3, step=0.375),
+            objective=FastAdversarial(threat="linf:0.3", step=1.25),
             recipe=Recipe(epochs=10, batch_size=100, seed=0, optimiser=Adam(), rate=Cyclic(5e-3)),
             threat="linf:0.1,0.2,0.3",
             limits=(

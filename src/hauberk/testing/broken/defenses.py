@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from hauberk import zoo
-from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels
 from hauberk.data import load
 from hauberk.errors import UnknownNameError
@@ -25,7 +24,7 @@ from hauberk.testing.broken.layers import (
     Thermometer,
 )
 from hauberk.threat import ThreatModel
-from hauberk.train import Cyclic, Examples, Losses, Natural, Objective, Recipe, collect, fit, initialise
+from hauberk.train import Cyclic, Distillation, Examples, Natural, Objective, Recipe, Teacher, collect, fit, initialise
 from hauberk.victims import TorchVictim, wrap
 
 __all__ = ["BROKEN", "BrokenDefense", "build", "honest"]
@@ -96,22 +95,6 @@ def honest() -> dict[str, nn.Module]:
     return {name: _zoo(name) for name in zoo.names()}
 
 
-@dataclass(frozen=True)
-class _Hot:
-    """Cross-entropy at a temperature, with the labels or with what a teacher says at the same temperature."""
-
-    temperature: float
-    teacher: nn.Module | None = None
-
-    def __call__(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams) -> Losses:
-        logits = net(x)
-        if self.teacher is None:
-            return Losses(F.cross_entropy(logits / self.temperature, y), logits)
-        with torch.no_grad():
-            wanted = (self.teacher(x) / self.temperature).softmax(dim=1)
-        return Losses(F.cross_entropy(logits / self.temperature, wanted), logits)
-
-
 def _training(data: str) -> Examples:
     whole = collect(load(data))
     return whole.take(torch.arange(_HELD_OUT[data], len(whole)))
@@ -144,8 +127,9 @@ def _after_relu(net: nn.Module, layer: Callable[[], nn.Module]) -> nn.Sequential
 
 
 def _distillation(seed: int) -> nn.Module:
-    teacher = _trained(_mlp, "digits", seed, 30, 5e-2, _Hot(100.0))
-    return _trained(_mlp, "digits", seed + 1, 30, 5e-2, _Hot(100.0, teacher))
+    teacher = _trained(_mlp, "digits", seed, 30, 5e-2, Distillation(temperature=100.0))
+    student = Distillation(temperature=100.0, teacher=Teacher(teacher))
+    return _trained(_mlp, "digits", seed + 1, 30, 5e-2, student)
 
 
 def _thermometer(seed: int) -> nn.Module:
