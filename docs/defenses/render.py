@@ -20,7 +20,7 @@ def tables(rows: Sequence[Standing]) -> str:
     """A heading and a table for each kind of status that some defense has."""
     parts: list[str] = []
     for kind, group in groupby(rows, key=lambda row: row.status.kind):
-        parts.append(f"### {kind}\n\n{KINDS[kind].capitalize()}.\n\n")
+        parts.append(f"## {kind}\n\n{KINDS[kind].capitalize()}.\n\n")
         parts.append("| name | is | what it does | from | tested or broken by |\n|---|---|---|---|---|\n")
         parts += [
             f"| `{row.name}` | {row.part} | {row.what} | {_link(row.source)} | {_link(row.status.by)} |\n"
