@@ -85,6 +85,7 @@ CASES: dict[str, Attack] = {
     "jsma": JSMA(),
     "jsma, every option": JSMA(theta=0.3, gamma=0.5, at_once=1, direction="both"),
     "sparse_swap": SparseSwap(steps=6, rivals=2, kicks=1, patience=3),
+    "sparse_swap, with exchanges": SparseSwap(steps=4, rivals=1, kicks=1, exchanges=3, candidates=4, patience=3),
     "alma": ALMA(steps=10),
     "alma, with patience": ALMA(steps=10, first=0.3, patience=2),
     "pdpgd": PDPGD(steps=6),

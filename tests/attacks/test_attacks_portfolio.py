@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import hauberk as hb
-from hauberk.attacks import DDN, FGSM, FMN, BoundarySlide, SmallestResult, SparseSwap
+from hauberk.attacks import DDN, FGSM, FMN, PDPGD, BoundarySlide, SigmaZero, SmallestResult, SparseSwap
 from hauberk.errors import SettingError, ThreatError
 from hauberk.testing import LinearVictim, linear_settings
 from hauberk.threat import Ball, Norm, Targeted
@@ -24,7 +24,8 @@ def classes() -> tuple[LinearVictim, Tensor, Tensor]:
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_the_smallest_is_the_smallest_of_the_plan_and_names_who_found_it(norm: str) -> None:
     victim, x, y = classes()
-    plan = (SparseSwap(rivals=1), SparseSwap()) if norm == "l0" else (FMN(steps=20), BoundarySlide(rivals=2, steps=15))
+    other = SigmaZero(steps=20) if norm == "l0" else BoundarySlide(rivals=2, steps=15)
+    plan = (FMN(steps=20), other)
     runs = [hb.attacks.run_attack(attack, victim, x, y, norm) for attack in plan]
     both = hb.attacks.smallest(victim, x, y, norm, attacks=plan)
     sizes = torch.stack([torch.where(run.broken, run.sizes, torch.inf) for run in runs])
@@ -144,3 +145,34 @@ def test_the_curve_forgives_what_the_ball_forgives_and_no_more() -> None:
             assert found.curve([radius]).tolist() == [1 / 3 if inside else 1.0], radius
     stored = replace(found, ball=Ball(Norm.L2, grid=16))
     assert stored.curve([0.0, 0.01]).tolist() == [1.0, 1.0]  # radii below a step of the grid
+
+
+def test_a_search_goes_on_from_the_starts_it_is_given() -> None:
+    victim, x, y = classes()
+    cheap = SparseSwap(steps=1, rivals=1, far=0, kicks=0)
+    far = hb.attacks.sparse_swap(victim, x, y, "l0")
+    alone = hb.attacks.run_attack(cheap, victim, x, y, "l0")
+    further = hb.attacks.run_attack(cheap, victim, x, y, "l0", starts=far.adversarials)
+    assert bool((~alone.broken[1:]).any())
+    assert bool(further.broken.all())
+    assert bool((further.sizes <= far.sizes).all())
+
+
+def test_the_portfolio_hands_on_what_the_first_attack_found() -> None:
+    victim, x, y = classes()
+    plan = (PDPGD(steps=60), SparseSwap(rivals=1, far=0, kicks=0, steps=3))
+    first = hb.attacks.run_attack(plan[0], victim, x, y, "l0")
+    by_hand = hb.attacks.run_attack(plan[1], victim, x, y, "l0", starts=first.adversarials)
+    both = hb.attacks.smallest(victim, x, y, "l0", attacks=plan)
+    assert torch.equal(both.sizes, torch.minimum(first.sizes, by_hand.sizes))
+    assert bool((by_hand.sizes < first.sizes).any())
+
+
+def test_starts_that_cannot_be_are_refused() -> None:
+    victim, x, y = classes()
+    with pytest.raises(SettingError, match="ddn begins at the examples only, got starts"):
+        hb.attacks.ddn(victim, x, y, "l2", starts=x)
+    with pytest.raises(SettingError, match="expected starts of shape"):
+        hb.attacks.sparse_swap(victim, x, y, "l0", starts=x[:2])
+    with pytest.raises(SettingError, match="finite"):
+        hb.attacks.sparse_swap(victim, x, y, "l0", starts=torch.full_like(x, torch.nan))

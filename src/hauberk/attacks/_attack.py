@@ -15,6 +15,7 @@ from hauberk.threat import Access, Ball, Goal, Norm, Region
 __all__ = [
     "Attack",
     "ball_of",
+    "can_continue",
     "finite",
     "name_of",
     "not_negative",
@@ -31,7 +32,8 @@ class Attack(Protocol):
     """A frozen dataclass of settings that proposes one point per example; the judge decides what the points are worth.
 
     `access` is the least it needs of a victim, `norms` what it can measure changes in. One that seeks the smallest change, and so
-    takes a threat without radius, also says `smallest = True`.
+    takes a threat without radius, also says `smallest = True`; one that can go on from a point besides the example says
+    `continues = True` and takes these points as `starts`.
     """
 
     access: ClassVar[Access]
@@ -63,6 +65,11 @@ def finite(attack: object, region: Region) -> None:
 def seeks_smallest(attack: object) -> bool:
     """The attack looks for the smallest change, so that it needs no radius."""
     return bool(getattr(attack, "smallest", False))
+
+
+def can_continue(attack: object) -> bool:
+    """The attack can go on from points that are known besides the examples."""
+    return bool(getattr(attack, "continues", False))
 
 
 def ball_of(attack: Attack, region: Region) -> Ball:

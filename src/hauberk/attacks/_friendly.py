@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels, PerExample
-from hauberk.attacks._attack import Attack, name_of, plain_scalar, whole_number
+from hauberk.attacks._attack import Attack, can_continue, name_of, plain_scalar, whole_number
 from hauberk.blocks.judge import judge
 from hauberk.errors import AccessError, SettingError, ThreatError
 from hauberk.threat import (
@@ -82,6 +82,7 @@ def run_attack(
     goal: Goal | None = None,
     mask: Any = None,
     ids: Any = None,
+    starts: Any = None,
     budget: int | None = None,
     batch_size: int = 256,
 ) -> AttackResult:
@@ -99,6 +100,8 @@ def run_attack(
         mask: (1 or n, *shape) array or tensor, true where a value may change.
         ids: (n,) whole numbers >= 0, the address of each example's random stream; 0 .. n - 1 where None. Examples of one id
             draw the same numbers.
+        starts: (n, *shape) array or tensor of points from which to go on besides the examples, such as what another attack found;
+            for attacks that can (`continues`).
         budget: the most queries for any one example.
         batch_size: examples that are worked on together.
 
@@ -131,6 +134,7 @@ def run_attack(
     else:
         _check_target(threat, victim)
     ids = everyone if ids is None else _checked_ids(ids, x)
+    starts = None if starts is None else _checked_starts(attack, starts, x, threat)
     region = _masked(threat.ball(victim.bounds) if region is None else region, threat, mask, x)
     threat.check(x, victim.bounds)
     if isinstance(region, Ball | FeatureBall) and threat.chart is None:
@@ -149,7 +153,8 @@ def run_attack(
             wanted = goal_from(threat.goal, y[chosen])
         streams = Streams(seed, ids[chosen], name_of(attack))
         asked, start = posed(threat.chart, meter, clean)
-        points = attack(asked, start, wanted, space, streams=streams)
+        more = {} if starts is None else {"starts": starts[chosen]}
+        points = attack(asked, start, wanted, space, streams=streams, **more)
         verdict = judge(posed(threat.chart, victim, clean)[0], points, start, wanted, space, rows)
         sizes = space.size(points, start)
         found = shown(threat.chart, points, clean, victim.bounds)
@@ -242,6 +247,23 @@ def _checked_mask(mask: Any, x: Batch) -> Tensor:
     return given
 
 
+def _checked_starts(attack: Attack, starts: Any, x: Batch, threat: ThreatModel) -> Batch:
+    """The starts as x is: one finite point for each example."""
+    if not can_continue(attack) or threat.chart is not None:
+        what = name_of(attack) if not can_continue(attack) else f"{name_of(attack)} under {threat}"
+        raise SettingError(f"{what} begins at the examples only, got starts; leave them out, or use sparse_swap")
+    given = _numbers("starts", starts, x.device).to(x.dtype)
+    if given.shape != x.shape:
+        raise SettingError(
+            f"expected starts of shape {tuple(x.shape)}, got {tuple(given.shape)}; give one point for each example"
+        )
+    if not bool(given.isfinite().all()):
+        raise SettingError(
+            "expected starts that are finite numbers, got NaN or infinity; leave those examples' own values"
+        )
+    return given
+
+
 def _check_length(what: str, values: Tensor, n: int) -> None:
     if values.ndim == 0 or len(values) != n:
         got = "a single number" if values.ndim == 0 else str(len(values))
@@ -279,7 +301,9 @@ def friendly(kind: type[Attack]) -> Callable[..., AttackResult]:
         rest = {key: value for key, value in options.items() if key not in settings}
         for key in rest:
             if key not in run_signature.parameters or key == "attack":
-                known = ", ".join(sorted(settings | {"region", "seed", "goal", "mask", "ids", "budget", "batch_size"}))
+                known = ", ".join(
+                    sorted(settings | {"region", "seed", "goal", "mask", "ids", "starts", "budget", "batch_size"})
+                )
                 raise SettingError(f"{name} has no setting {key!r}; it takes {known}")
         return run_attack(kind(**own), *given, **rest)
 

@@ -10,9 +10,11 @@ With g the gradient of f_k - f_y at z for a rival class k, d = z - x, and `size`
 
 What was removed is not added again for `tenure` steps: without that memory the search would undo its last step for ever.
 The likeliest `rivals` are tried in turn, the later ones with one value less than the best from the start on; each until
-`patience` steps of swaps found nothing. Where the gradients at the example mislead, every search from there goes astray: `far` more
-begin at random points that reach the goal, uniform noise and block corners in turn, and `kicks` more at the best point so far with
-many of its values thrown to the walls; these only remove until they are below size.
+`patience` steps of swaps found nothing. From the best point so far at most `exchanges` of one value for another follow, each the
+best of several that are asked (`blocks/exchange.py`): where one or two values are enough, slopes seldom name them. Where the
+gradients at the example mislead, every search from there goes astray: `far` more begin at random points that reach the goal, uniform
+noise and block corners in turn, and `kicks` more at the best point so far with many of its values thrown to the walls; these only
+remove until they are below size. So does a search from a point the caller knows (`starts`), the first of all.
 
 Source: our own. The saliency of JSMA (Papernot et al. 2016, arXiv:1511.07528) weighed by the room that is left, as in linear
 problems (the largest |g_i| * room_i are optimal there), in a tabu search (Glover 1989).
@@ -30,6 +32,7 @@ from hauberk.attacks._attack import ball_of, not_negative, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Closest
 from hauberk.blocks.boundaries import margin_slope, rivals_of
+from hauberk.blocks.exchange import exchange, first_of
 from hauberk.blocks.far import FAR, far_start
 from hauberk.threat import Access, Differentiable, Goal, Norm, Region, Rival, Untargeted
 
@@ -42,15 +45,19 @@ _AT_ONCE = 64
 @dataclass(frozen=True)
 class SparseSwap:
     """The fewest changed values. Cost: at most (`rivals` + `far` + `kicks`) * (`steps` + 1) forwards and about as many backwards an
-    example, 18 forwards more for each far start or kick; towards a target one rival. About 30 for each where ten values are enough.
+    example, 18 forwards more for each far start or kick; towards a target one rival. About 30 for each where ten values are enough. An
+    exchange costs one backward and 1 + `candidates` / k forwards where k values are wanted. `starts` cost one search more.
 
     Args:
         steps: steps of each search.
         rivals: how many wrong classes are tried, the likeliest at the example first.
         far: searches from random points that reach the goal.
+        exchanges: before the far searches, at most so many exchanges of one value of the best point so far for one of many that are
+            asked.
+        candidates: how many each exchange asks, divided by how many changed values are wanted.
         kicks: after these, searches from the best point so far, up to half of its values thrown to the walls of the box.
-        patience: steps without a smaller success after which a search ends.
-        tenure: steps for which a removed value stays removed.
+        patience: steps, or exchanges, without a smaller success after which a search ends.
+        tenure: steps for which a removed value stays removed, and exchanges for which one that came stays.
         removed: how many values a success gives up beyond those it does not need.
     """
 
@@ -58,6 +65,8 @@ class SparseSwap:
     rivals: int = 3
     far: int = 1
     kicks: int = 2
+    exchanges: int = 0
+    candidates: int = 60
     patience: int = 10
     tenure: int = 5
     removed: int = 2
@@ -65,18 +74,32 @@ class SparseSwap:
     access: ClassVar[Access] = Access.GRADIENTS
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L0})
     smallest: ClassVar[bool] = True
+    continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "rivals", "patience", "tenure", "removed")
-        not_negative(self, "far", "kicks")
+        positive(self, "steps", "rivals", "candidates", "patience", "tenure", "removed")
+        not_negative(self, "far", "kicks", "exchanges")
 
-    def __call__(self, victim: Differentiable, x: Batch, goal: Goal, region: Region, *, streams: Streams) -> Batch:
+    def __call__(
+        self,
+        victim: Differentiable,
+        x: Batch,
+        goal: Goal,
+        region: Region,
+        *,
+        streams: Streams,
+        starts: Batch | None = None,
+    ) -> Batch:
         found = Closest(victim, x, goal, ball_of(self, region))
+        if starts is not None:
+            self._search(found, found.inside(starts[found.rows]), None, -1)
+            found.restart()
         order = self._search(found, found.x, None, 0)
         if order is not None:
             for place in range(1, min(self.rivals, order.shape[1])):
                 found.restart()
                 self._search(found, found.x, order, place)
+        exchange(found, moves=self.exchanges, candidates=self.candidates, patience=self.patience, tenure=self.tenure)
         for start in range(self.far + self.kicks):
             found.restart()
             draw = FAR["salt"] if start >= self.far else FAR[("noise", "blocks")[start % 2]]
@@ -132,7 +155,7 @@ class SparseSwap:
         cheapest = worth.topk(int(count.max()), dim=1, largest=False).values
         paid = (cheapest.cumsum(dim=1) < margin[:, None] / 2).sum(dim=1)
         leaving = torch.where(margin > 0, paid + self.removed, (count == most).to(count)).minimum(count)
-        leave = _first(-worth, leaving)
+        leave = first_of(-worth, leaving)
         lost = torch.where(leave, worth, 0.0).sum(dim=1)
         room = torch.where(g > 0, high - values, values - low)
         open_ = ~leave & (free_from <= step) & ~(support & (worth <= 0))
@@ -144,18 +167,9 @@ class SparseSwap:
         space = torch.where(count > most, torch.inf, most - (count - leaving)).clamp(0, gain.shape[1])
         adding = torch.where(won & (count <= most), torch.ones_like(half), half).minimum(space.to(half))
         adding = torch.where((margin > 0) & (count > most), torch.zeros_like(adding), adding)
-        add = _first(gain, adding) & (gain > 0)
+        add = first_of(gain, adding) & (gain > 0)
         moved = torch.where(leave, x, torch.where(add, torch.where(g > 0, high, low), values))
         return moved.reshape(z.shape), torch.where(leave, float(step + 1 + self.tenure), free_from)
-
-
-def _first(score: Tensor, count: Tensor) -> Tensor:
-    """(B, D) True at the `count` largest scores of each row."""
-    places = score.argsort(
-        dim=1, descending=True, stable=True
-    )  # topk breaks ties by how many are asked for: by the batch
-    kept = torch.arange(score.shape[1], device=score.device)[None] < count[:, None]
-    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, places, kept)
 
 
 sparse_swap = friendly(SparseSwap)
