@@ -75,7 +75,10 @@ _OBJECTIVES = (
     _mnist("pgd_at then natural", "pgd_at", "--with stages:at=0.8"),
     _mnist("pgd_at, awp", "pgd_at", "--with awp:gamma=0.005"),
     Row("wrm", f"--arch zoo:mnist_cnn {_SHORT} --objective wrm:gamma=0.4"),
-    Row("distillation", f"--arch zoo:mnist_cnn {_SHORT} --objective distillation:temperature=20 --teacher {{work}}/natural"),
+    Row(
+        "distillation",
+        f"--arch zoo:mnist_cnn {_SHORT} --objective distillation:temperature=20 --teacher {{work}}/natural",
+    ),
     *(
         Row(f"label_smoothing, {kind}", f"--arch zoo:mnist_cnn {_SHORT} --objective label_smoothing:kind={kind}")
         for kind in ("standard", "adversarial", "boltzmann", "second-best")
