@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels, Logits
 
-__all__ = ["Losses", "Moment", "Objective", "finish", "prepare"]
+__all__ = ["Around", "Losses", "Moment", "Objective", "finish", "prepare", "visits"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Objective(Protocol):
     An objective may have two methods more, both found through the functions of these names below. `prepare(net)` is called once
     before the training and gives the net that is trained, which may be another than its argument; a net that is ready it gives
     back as it is. `finish(net)` is called with the trained net and gives the one to export; a net with nothing to finish it gives
-    back as it is. An objective that is made of others passes both on.
+    back as it is. An objective that is made of others passes both on, as `Around` does.
     """
 
     def __call__(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams, at: Moment) -> Losses:
@@ -87,3 +87,27 @@ def finish(objective: object, net: nn.Module) -> nn.Module:
     """The net to export, made of the one that `objective` trained: the net itself where there is nothing to take off."""
     done = getattr(objective, "finish", None)
     return net if done is None else done(net)
+
+
+def visits(objective: object) -> int:
+    """How often `objective` sees each batch in a row."""
+    return getattr(objective, "visits", 1)
+
+
+class Around:
+    """What an objective that stands around another passes on of it, unless it has its own."""
+
+    objective: Any  # each says which kind
+
+    @property
+    def visits(self) -> int:
+        """How often the objective sees each batch in a row."""
+        return visits(self.objective)
+
+    def prepare(self, net: nn.Module) -> nn.Module:
+        """The net that the objective needs, made of this one."""
+        return prepare(self.objective, net)
+
+    def finish(self, net: nn.Module) -> nn.Module:
+        """The net without what the objective added."""
+        return finish(self.objective, net)

@@ -28,14 +28,14 @@ from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels
 from hauberk.errors import SettingError
 from hauberk.train._adversarial import Adversarial
-from hauberk.train._objective import Losses, Moment, finish, prepare
+from hauberk.train._objective import Around, Losses, Moment
 from hauberk.train._status import Status
 
 __all__ = ["AWP"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AWP:
+class AWP(Around):
     """Sharpens an objective of adversarial training. Cost: the objective's, and once more that of its loss.
 
     Args:
@@ -63,19 +63,6 @@ class AWP:
             raise SettingError(f"awp needs a finite gamma > 0, got {self.gamma}")
         if self.warm_up < 0:
             raise SettingError(f"awp needs a warm_up >= 0 epochs, got {self.warm_up}")
-
-    @property
-    def visits(self) -> int:
-        """How often the objective sees each batch in a row."""
-        return getattr(self.objective, "visits", 1)
-
-    def prepare(self, net: nn.Module) -> nn.Module:
-        """The net that the objective needs, made of this one."""
-        return prepare(self.objective, net)
-
-    def finish(self, net: nn.Module) -> nn.Module:
-        """The net without what the objective added."""
-        return finish(self.objective, net)
 
     def __call__(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams, at: Moment) -> Losses:
         z = self.objective.perturb(net, x, y, streams=streams, at=at)

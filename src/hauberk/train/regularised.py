@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels
 from hauberk.errors import SettingError
-from hauberk.train._objective import Losses, Moment, Objective, finish, prepare
+from hauberk.train._objective import Around, Losses, Moment, Objective
 from hauberk.train._status import Status
 
 __all__ = ["Regularised", "Regulariser"]
@@ -29,7 +29,7 @@ class Regulariser(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regularised:
+class Regularised(Around):
     """Cost: the sum of its parts'. Each regulariser draws from streams of its own, so adding one changes no other draw.
 
     Args:
@@ -49,19 +49,6 @@ class Regularised:
         object.__setattr__(self, "regularisers", tuple(self.regularisers))
         if not self.regularisers:
             raise SettingError("a regularised objective needs at least one regulariser, got none; use the objective")
-
-    @property
-    def visits(self) -> int:
-        """How often the objective sees each batch in a row."""
-        return getattr(self.objective, "visits", 1)
-
-    def prepare(self, net: nn.Module) -> nn.Module:
-        """The net that the objective needs, made of this one."""
-        return prepare(self.objective, net)
-
-    def finish(self, net: nn.Module) -> nn.Module:
-        """The net without what the objective added."""
-        return finish(self.objective, net)
 
     def __call__(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams, at: Moment) -> Losses:
         losses = self.objective(net, x, y, streams=streams, at=at)

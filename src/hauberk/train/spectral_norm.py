@@ -27,7 +27,7 @@ from hauberk.errors import ModelError
 from hauberk.train._adversarial import in_mode
 from hauberk.train._draws import private_draws
 from hauberk.train._layers import layers
-from hauberk.train._objective import Losses, Moment, Objective, finish, prepare
+from hauberk.train._objective import Around, Losses, Moment, Objective, finish, prepare
 from hauberk.train._status import Status
 
 __all__ = ["SpectralNorm", "spectral_norm", "without_spectral_norm"]
@@ -79,7 +79,7 @@ def _normalised(net: nn.Module) -> list[nn.Module]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectralNorm:
+class SpectralNorm(Around):
     """Trains the spectrally normalised net with an objective, and exports a plain one. Cost: the objective's, and little more.
 
     Args:
@@ -89,11 +89,6 @@ class SpectralNorm:
     status: ClassVar[Status] = Status("partial", "Farnia, Zhang, Tse 2018, arXiv:1811.07457")
 
     objective: Objective
-
-    @property
-    def visits(self) -> int:
-        """How often the objective sees each batch in a row."""
-        return getattr(self.objective, "visits", 1)
 
     def prepare(self, net: nn.Module) -> nn.Module:
         """The normalised copy of the net that the objective needs."""

@@ -23,7 +23,7 @@ from torch import nn
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels
 from hauberk.errors import SettingError
-from hauberk.train._objective import Losses, Moment, Objective, finish, prepare
+from hauberk.train._objective import Around, Losses, Moment, Objective, finish, prepare, visits
 from hauberk.train._status import Status
 
 __all__ = ["Stages"]
@@ -33,7 +33,7 @@ _BEGUN = "stages.second"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
+class Stages(Around):
     """Cost: that of the objective of the moment. The net is prepared for both from the beginning, and finished by both.
 
     Args:
@@ -54,16 +54,11 @@ class Stages:
     def __post_init__(self) -> None:
         if not 0 < self.at < 1:
             raise SettingError(f"the objective changes at a share of the training between 0 and 1, got at={self.at}")
-        first, second = self.visits, getattr(self.then, "visits", 1)
+        first, second = self.visits, visits(self.then)
         if self.then is not None and first != second:
             raise SettingError(
                 f"both stages must see each batch equally often, got {first} and {second} visits; give them the same number"
             )
-
-    @property
-    def visits(self) -> int:
-        """How often each batch is seen in a row; fine-tuning on clean examples keeps to what the first stage does."""
-        return getattr(self.objective, "visits", 1)
 
     def prepare(self, net: nn.Module) -> nn.Module:
         """The net that both objectives need, made of this one."""

@@ -24,7 +24,7 @@ from hauberk.train._averaging import blend, estimate_norms, has_norms, swapped
 from hauberk.train._batch import Sums, added, gradient_of
 from hauberk.train._checkpoint import Position, Sections, copied, optimiser_state, restore_optimiser, write_weights
 from hauberk.train._examples import Examples, collect
-from hauberk.train._objective import Moment, Objective, finish, prepare
+from hauberk.train._objective import Moment, Objective, finish, prepare, visits
 from hauberk.train._progress import bar, say_nothing
 from hauberk.train.detectors import collapse, robust_overfitting
 from hauberk.train.loggers import Logger
@@ -167,7 +167,7 @@ class _Training:
         self.at = Position()
         self.sums = Sums()
         self.begun = time.perf_counter()
-        self.visits = getattr(objective, "visits", 1)
+        self.visits = visits(objective)
         self.per_epoch = examples.steps(recipe.batch_size) * self.visits
         self.steps = recipe.epochs * self.per_epoch
 
