@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import torch
 
+import hauberk as hb
 from hauberk import data, zoo
 from hauberk.errors import ModelError, UnknownNameError
 from hauberk.evidence.fingerprint import state_fingerprint
@@ -19,7 +20,15 @@ from hauberk.zoo.architectures import digits_mlp, mnist_cnn
 from hauberk.zoo.cards import document, read_card, read_weights, shipped
 from hauberk.zoo.recipes import DIGITS_HELD_OUT, RECIPES
 
-NAMES = ["mnist-natural", "mnist-fgsm-rs", "digits-mlp"]
+NAMES = [
+    "mnist-natural",
+    "mnist-fgsm-rs",
+    "mnist-robust",
+    "digits-mlp",
+    "digits-pgd-at",
+    "digits-trades",
+    "digits-mart",
+]
 
 
 def _schema() -> dict[str, Any]:
@@ -84,15 +93,31 @@ def test_a_loaded_net_is_a_differentiable_victim_named_after_itself(name: str) -
     torch.testing.assert_close(victim.logits(x, torch.arange(3)), zoo.net(name)(x).detach())
 
 
-@pytest.mark.parametrize(("name", "least"), [("mnist-natural", 0.98), ("mnist-fgsm-rs", 0.97)])
+@pytest.mark.parametrize(("name", "least"), [("mnist-natural", 0.98), ("mnist-fgsm-rs", 0.97), ("mnist-robust", 0.97)])
 def test_the_mnist_nets_classify_pictures_they_never_saw(name: str, least: float) -> None:
     examples = collect(data.load("mnist5k", n=400))
     assert (zoo.net(name)(examples.x).argmax(1) == examples.y).float().mean() >= least
 
 
-def test_the_digits_net_classifies_the_digits_held_out_from_it() -> None:
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("digits")])
+def test_the_digits_nets_classify_the_digits_held_out_from_them(name: str) -> None:
     examples = collect(data.load("digits", n=DIGITS_HELD_OUT))
-    assert (zoo.net("digits-mlp")(examples.x).argmax(1) == examples.y).float().mean() >= 0.94
+    assert (zoo.net(name)(examples.x).argmax(1) == examples.y).float().mean() >= 0.94
+
+
+def test_the_cards_say_what_the_suite_left() -> None:
+    """The hardened nets keep what their cards say, and the most robust one what it is there for."""
+    at = {
+        name: {row["radius"]: row["robust_accuracy"]["upper"] for row in zoo.card(name)["measured"]["radii"]}
+        for name in NAMES
+    }
+    assert at["mnist-robust"][0.3]["value"] >= 0.9
+    assert zoo.card("mnist-robust")["measured"]["clean_accuracy"]["value"] >= 0.98
+    for name in ("digits-pgd-at", "digits-trades", "digits-mart"):
+        assert at[name][0.1]["low"] > at["digits-mlp"][0.1]["high"]
+    examples = collect(data.load("mnist5k", n=100))
+    found = hb.attacks.pgd(zoo.load("mnist-robust"), examples.x, examples.y, "linf:0.3", steps=20, loss="margin")
+    assert found.success_rate <= 1 - at["mnist-robust"][0.3]["low"] + 0.05
 
 
 def test_training_against_fgsm_pays_under_pgd_and_the_natural_net_falls() -> None:

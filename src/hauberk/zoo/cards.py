@@ -103,6 +103,9 @@ def new_card(
             "epochs": entry.recipe.epochs,
             "batch_size": entry.recipe.batch_size,
             "seed": seed,
+            "besides": [
+                repr(part) for part in (entry.recipe.average, *entry.recipe.augment, *entry.recipe.constraints) if part
+            ],
         },
         "training": {
             "command": f"python -m hauberk.zoo.train {name} --seed {seed} --threads {threads} --device {device}",
@@ -153,7 +156,7 @@ def markdown(card: dict[str, Any]) -> str:
         ),
         (
             f"- **Recipe:** `{made['objective']}`, `{made['optimiser']}`, `{made['rate']}`, {made['epochs']} epochs of batches of "
-            f"{made['batch_size']}, seed {made['seed']}."
+            f"{made['batch_size']}, seed {made['seed']}{''.join(f', `{part}`' for part in made['besides'])}."
         ),
         (
             f"- **Made by:** `{trained['command']}` (and `--data-root`, `--out`) in {trained['seconds']:.0f} s of wall time; the "
