@@ -17,8 +17,8 @@ __all__ = ["card", "load", "names", "net"]
 def names() -> dict[str, str]:
     """The nets of the zoo, each with one line that describes it.
 
-    >>> list(names())
-    ['mnist-natural', 'mnist-fgsm-rs', 'digits-mlp']
+    >>> [name for name in names() if name.startswith("digits")]
+    ['digits-mlp', 'digits-pgd-at', 'digits-trades', 'digits-mart']
     """
     return {name: recipe.summary for name, recipe in RECIPES.items()}
 
