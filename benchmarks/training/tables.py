@@ -128,6 +128,7 @@ TABLES = {
                     "--threat linf:4/255 --objective pgd_at --inner pgd:steps=3 --with stages:at=0.8",
                 ),
                 ("AdvProp", "--threat linf:4/255 --objective adv_prop --inner pgd:steps=3"),
+                ("AdvProp at 1/255", "--threat linf:1/255 --objective adv_prop --inner pgd:steps=1"),
             )
         ),
     ),

@@ -185,7 +185,7 @@ RECIPES: Mapping[str, ZooRecipe] = MappingProxyType(
             "TRADES at the wider radius of 0.34, the most robust one here",
             Trades(threat="linf:0.34", inner=_MNIST_INNER, beta=6.0),
             Recipe(epochs=26, augment=(RandomCrop(padding=1),), **_MNIST_WAY),
-            " The radius, the crops and the number of epochs were chosen among seven trainings by what the suite `standard` left of the "
+            " The radius, the crops and the number of epochs were chosen among nine trainings by what the suite `standard` left of the "
             "first 1,000 pictures of mnist5k; the figures of the MNIST test set were seen beside them.",
         ),
         "digits-mlp": ZooRecipe(
