@@ -51,7 +51,9 @@ def trained(row: Row, data_root: Path, work: Path) -> tuple[Path, dict[str, Any]
         "backwards": round(sum(epoch["backwards"] for epoch in epochs) / len(epochs), 2),
         "epochs": len(epochs),
         "measures": epochs[-1]["measures"],
-        "findings": sorted({finding for epoch in epochs for finding in epoch["findings"]}),
+        "findings": list(
+            {finding.split(":")[0]: finding for epoch in epochs for finding in epoch["findings"]}.values()
+        ),
         "curve": [
             {
                 key: epoch[key] if key in epoch else epoch["held_out"].get(key)

@@ -98,13 +98,35 @@ _CIFAR_SHORT = f"{_CIFAR} --n 10000 --rate one_cycle:peak=0.01"
 
 TABLES = {
     "objectives": Table("mnist_test.npz", 1000, under_attack("linf:0.3"), _OBJECTIVES),
+    "one_step": Table(
+        "mnist_test.npz",
+        1000,
+        under_attack("linf:0.2"),
+        tuple(
+            Row(
+                name,
+                f"--arch zoo:mnist_cnn {_SHORT} --threat linf:0.2 --objective pgd_at --inner pgd:{inner},ramp=0.3 --hold-out 500 --last"
+                + more,
+            )
+            for name, inner, more in (
+                ("one step, clean start", "steps=1,step_size=0.2,start=clean", ""),
+                (
+                    "one step, clean start, grad_align",
+                    "steps=1,step_size=0.2,start=clean",
+                    " --with grad_align:weight=1",
+                ),
+                ("one step, uniform start", "steps=1,step_size=0.25,start=uniform", ""),
+                ("seven steps", "steps=7", ""),
+            )
+        ),
+    ),
     "least_likely": Table(
         "cifar10_test.parquet",
         2000,
         radii_of_255(),
         tuple(
             Row(f"{name}, seed {seed}", f"{_CIFAR_SHORT} --epochs 12 --seed {seed} {options}")
-            for seed in (0, 1)
+            for seed in (0,)
             for name, options in (
                 ("natural", "--objective natural"),
                 ("mixed, least likely", "--threat linf:16/255 --objective mixed"),
@@ -142,7 +164,7 @@ TABLES = {
                 f"--arch zoo:mnist_cnn {_MNIST} --n 20000 --epochs 10 --seed {seed} --objective "
                 + (f"label_smoothing:alpha={alpha}" if alpha else "natural"),
             )
-            for alpha in (0, 0.1, 0.3, 0.5, 0.7, 0.9)
+            for alpha in (0, 0.1, 0.5, 0.9)
             for seed in (0, 1, 2)
         ),
     ),
@@ -157,7 +179,7 @@ TABLES = {
                 f"--inner pgd:steps=7,ramp=0.1 --last",
             )
             for name, objective in (("pgd_at", "pgd_at"), ("pgd_at, crops", "pgd_at --augment random_crop:padding=1"))
-            for seed in (0, 1)
+            for seed in (0,)
         ),
     ),
     "size": Table(

@@ -65,7 +65,7 @@ def objectives(rows: Rows) -> str:
             f"{row['seconds'] / 60:.1f}",
             f"{row['forwards']:.1f}",
             f"{row['backwards']:.1f}",
-            ", ".join(sorted({re.split(r"[:.,]", text)[0] for text in row["findings"]} | set(row["doubts"]))),
+            ", ".join(sorted({re.split(" since|:", text)[0] for text in row["findings"]} | set(row["doubts"]))),
         ]
         for name, row in rows.items()
     ]
@@ -147,6 +147,7 @@ def size(rows: Rows) -> str:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "objectives": objectives,
+    "one_step": objectives,
     "least_likely": least_likely,
     "adv_prop": adv_prop,
     "label_smoothing": label_smoothing,

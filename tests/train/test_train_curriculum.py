@@ -80,6 +80,18 @@ def test_a_lesson_ends_when_it_is_learnt_or_learning_ends(at: Moment, lesson: in
     assert found.measures["lesson"] == lesson
 
 
+def test_a_lesson_begins_when_it_is_due_within_a_single_epoch_too() -> None:
+    net, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), (torch.rand(12, 1, 2, 2), torch.arange(12) % 3)
+    objective, memory = Curriculum(strongest=7, enough=1.0, patience=99, pace=0.5), {}
+    lessons = [
+        objective(net, x, y, streams=_streams(12), at=Moment(step, 20, 0, 1, memory=memory)).measures["lesson"]
+        for step in range(20)
+    ]
+    assert lessons[0] == 1
+    assert lessons[9] == 6
+    assert lessons[10:] == [7] * 10
+
+
 @pytest.mark.parametrize(
     ("step", "pace", "lesson"), [(10, 0.7, 1), (30, 0.7, 3), (70, 0.7, 7), (90, 0.7, 7), (90, 9.0, 1)]
 )

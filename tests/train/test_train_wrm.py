@@ -79,7 +79,14 @@ def test_the_smoothness_bound_of_a_linear_net_is_half_its_squared_norm() -> None
     assert smoothness_bound(net) == pytest.approx(size**2 / 2)
 
 
-@pytest.mark.parametrize("layer", [nn.ReLU(), nn.ELU(alpha=0.5), nn.BatchNorm1d(5)], ids=repr)
+class _Doubled(nn.Tanh):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ReLU(), nn.ELU(alpha=0.5), nn.BatchNorm1d(5), nn.Softplus(threshold=1), _Doubled()], ids=repr
+)
 def test_a_net_without_a_smoothness_bound_is_named_and_gets_no_proof(layer: nn.Module) -> None:
     with pytest.raises(ModelError, match=type(layer).__name__):
         smoothness_bound(_net(layer.double()))

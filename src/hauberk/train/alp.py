@@ -11,8 +11,8 @@ the authors' program, whose weight on ImageNet is 0.5.
 random one.
 
 **Status:** broken as a defense of its own: on ImageNet, Engstrom, Ilyas, Athalye 2018 (arXiv:1807.10272) brought the authors'
-net from 27.9 % to 0.6 % under targeted PGD of more steps; the pairing masks gradients (Mosbach et al. 2018,
-arXiv:1810.12042). What is left is the adversarial training in it.
+net from 27.9 % to 0.6 % under targeted PGD of more steps; Mosbach et al. 2018 (arXiv:1810.12042) find some robustness beside
+adversarial training, much less than was claimed.
 """
 
 import math

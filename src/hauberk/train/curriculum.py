@@ -10,7 +10,8 @@ Source: Cai, Liu, Song 2018, "Curriculum adversarial training", IJCAI 2018, arXi
 
 **Differs from the paper:**
 
-- the paper leaves a lesson when the k-accuracy is high and no longer rises, however long that takes; we measure it in passing, in
+- the paper begins at lesson 0 and leaves one when the k-accuracy on held-out examples has not risen for 10 epochs (its program then
+  goes back to the best net of the lesson), however long that takes; we measure it in passing, on what is learnt from, in
   training mode, and may leave earlier (`enough`, `pace`), since a training here has a length that is known beforehand;
 - their third part, quantising the input at inference, is not here: it hides gradients rather than adding robustness; a threat on
   a grid (`@grid255`) is how hauberk evaluates inputs that come quantised;
@@ -132,13 +133,16 @@ class Curriculum(Adversarial):
         if _STATE not in at.memory:
             return torch.tensor([self.first, window, 0, 0, -1, 0], dtype=torch.float64)
         lesson, judged, hits, seen, best, stale = at.memory[_STATE].tolist()
-        if window == judged or not seen:
+        due = min(self.strongest, self.first + int((self.strongest - self.first) * at.share / self.pace + 1e-9))
+        ended = window != judged and seen > 0
+        if not ended and due <= lesson:
             return at.memory[_STATE]
-        accuracy = hits / seen
-        stale = 0 if accuracy > best else stale + 1
-        best = max(best, accuracy)
-        due = self.first + int((self.strongest - self.first) * at.share / self.pace + 1e-9)
-        over = accuracy >= self.enough or stale >= self.patience
+        over = False
+        if ended:
+            accuracy = hits / seen
+            stale = 0 if accuracy > best else stale + 1
+            best = max(best, accuracy)
+            over = accuracy >= self.enough or stale >= self.patience
         coming = min(self.strongest, max(lesson + over, due))
         if coming > lesson:
             lesson, best, stale = coming, -1, 0

@@ -11,7 +11,8 @@ Source: Deng, Dong, Pang, Su, Zhu 2020, "Adversarial distributional training for
 algorithm 1 and the authors' program, whose settings are the defaults: lambda 0.01, 7 steps of 0.3, 5 samples (CIFAR-10, 8/255).
 
 **Differs from the paper:** only the explicit variant is here (not those whose distribution a generator network draws);
-gradients of an example do not depend on the size of its batch.
+gradients of an example do not depend on the size of its batch; each step follows its own gradient, where the authors' program never
+clears them, so that its steps follow the sum of all so far.
 
 **Status:** partial; the authors try it under PGD, MIM, Carlini and Wagner's, feature and score attacks; no test by others that know it is
 known to us.

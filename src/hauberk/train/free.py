@@ -12,7 +12,7 @@ arXiv:1904.12843, algorithm 1. The authors' settings: m = 8 (CIFAR-10, 8/255), m
 
 **Differs from the paper:** norms other than L-infinity step along their steepest direction and are projected; `start="uniform"`
 draws d anew for each batch, which makes a training independent of how its batches were cut (with `carried`, row k of a
-batch, or of a process's part of it, begins where row k of the one before ended).
+batch, or of a process's part of it, begins where row k of the one before ended; rows that a shorter batch did not have begin at 0).
 
 **Status:** partial; it steps once between changes of the weights, and collapses at larger radii as one-step training does
 (Andriushchenko, Flammarion 2020, arXiv:2007.02617).

@@ -12,9 +12,9 @@ arXiv:1802.01421.
 
 **Differs from the paper:** the mean over examples, not their sum; other norms and powers.
 
-**Status:** partial; it speaks of small radii only, where the loss is straight, and adversarial training holds more at those
-in use (Finlay, Oberman 2019, arXiv:1905.11468; Moosavi-Dezfooli et al. 2019, arXiv:1811.09716, on why the curvature matters
-too).
+**Status:** partial; it speaks of small radii only, where the loss is straight (Moosavi-Dezfooli et al. 2019, arXiv:1811.09716, on why
+the curvature matters too). Finlay, Oberman 2019, arXiv:1905.11468, find a variant of it competitive with adversarial training; no test
+by others that know it is known to us.
 """
 
 import math
@@ -49,7 +49,7 @@ class GradientPenalty:
         SettingError: a setting out of range.
     """
 
-    status: ClassVar[Status] = Status("partial", "Finlay, Oberman 2019, arXiv:1905.11468")
+    status: ClassVar[Status] = Status("partial", "Moosavi-Dezfooli et al. 2019, arXiv:1811.09716")
 
     weight: float = 0.1
     norm: str = "l2"

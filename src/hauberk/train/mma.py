@@ -15,11 +15,13 @@ arXiv:1812.02637, algorithm 1 and its AN-PGD. The authors' settings: c = 1/3, 10
 **Differs from the paper:**
 
 - d_i is clipped to the range of the input in the end too, not only while it is sought;
-- right and wrong are told apart by a forward of its own, in the mode of the inner maximiser;
+- right and wrong are told apart by a forward of its own, and the length is bisected, in the mode of the inner maximiser (the authors'
+  program bisects in training mode);
 - l at the boundary is the cross-entropy, as in the authors' program, whose gradient there is half that of s, or s itself;
 - in several processes, or with gradient accumulation, each part of a batch remembers the radii of its own examples.
 
-**Status:** partial; AutoAttack (Croce, Hein 2020, arXiv:2003.01690) takes several points off the authors' figures.
+**Status:** partial; the table of AutoAttack (Croce, Hein 2020, arXiv:2003.01690) takes up to 5.7 points off the authors' figures on
+CIFAR-10 (47.2 to 41.4 %).
 """
 
 import math
@@ -47,7 +49,7 @@ _BEYOND = 1.05
 
 @dataclass(frozen=True, kw_only=True)
 class MMA(Adversarial):
-    """Cost an example: 3 forwards and 2 backwards; where it is right, `steps` of both and `bisections` + 1 forwards besides.
+    """Cost an example: 3 forwards and 2 backwards; where it is right, `steps` of both and `bisections` forwards besides.
 
     Args:
         threat: a norm (not l0) and d_max, which should lie above the radius that matters.

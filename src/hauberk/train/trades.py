@@ -3,8 +3,8 @@
     min_w E l(f_w(x), y) + beta * max_{z in region(x)} KL(p_w(x) || p_w(z))
 
 Source: Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan 2019, "Theoretically principled trade-off between robustness and accuracy",
-arXiv:1901.08573, eq. 5 and algorithm 1; beta = 1/lambda. The authors' settings: beta 6, starts of normal noise of deviation
-0.001; MNIST at 0.3: 40 steps of 0.01 (`--inner pgd:steps=40,step_size=0.01,start=gaussian`).
+arXiv:1901.08573, eq. 5 and algorithm 1; beta = 1/lambda. The authors' settings: beta 6 on CIFAR-10, starts of normal noise of
+deviation 0.001; MNIST at 0.3: beta 1 in their program, 40 steps of 0.01 (`--inner pgd:steps=40,step_size=0.01,start=gaussian`).
 
 **Differs from the paper:** none in the loss; the inner maximiser is whatever `inner` says.
 
