@@ -62,6 +62,7 @@ _OBJECTIVES = (
     ),
     _mnist("yopo", "yopo", inner=False),
     _mnist("dynamic", "dynamic", inner=False),
+    _mnist("dynamic, c_max 0.1", "dynamic:c_max=0.1", inner=False),
     _mnist("curriculum", "curriculum", inner=False),
     _mnist("distributional", "distributional", inner=False),
     _mnist("mixed, least likely", "mixed", inner=False),

@@ -151,6 +151,7 @@ BAD = {
     "an unknown optimiser": (("--optimiser", "adm"), "did you mean adam?"),
     "a rate that is none": (("--rate", "constant:peak=0"), "> 0"),
     "an unknown device": (("--device", "toaster"), "cannot train on --device toaster"),
+    "a device that holds no numbers": (("--device", "meta"), "give cpu, cuda"),
     "two ways to hold out": (("--validate", "good.npz", "--hold-out", "3"), "give one of them"),
     "more held out than there is": (("--hold-out", "24"), "from 1 to 23"),
     "an unknown end of a collapse": (("--hold-out", "3", "--on-collapse", "pray"), "warn, rollback, stop"),
@@ -199,7 +200,7 @@ def test_a_damaged_folder_is_not_evaluated(hauberk: Run, tmp_path: Path, change:
 def test_a_net_of_the_zoo_is_trained_by_its_name(hauberk: Run, tmp_path: Path) -> None:
     refused = hauberk("zoo", "train", "digits-mpl", "--out", str(tmp_path))
     assert refused.exit_code == 2
-    assert "did you mean digits-mlp?" in refused.stderr
+    assert "did you mean digits-mlp" in refused.stderr
     missing = hauberk("zoo", "train", "mnist-natural", "--data-root", str(tmp_path), "--out", str(tmp_path))
     assert missing.exit_code == 2
     assert "--data-root" in missing.stderr

@@ -1,7 +1,10 @@
 """The trainer: it learns, it repeats itself, it resumes bit-exactly, and it touches nothing global."""
 
+import errno
+import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +12,23 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels
-from hauberk.errors import DataError, RunError, SettingError
+from hauberk.errors import DataError, ModelError, RunError, SettingError
 from hauberk.train import (
     SGD,
     Adam,
     Constant,
     Cyclic,
+    Epoch,
     Examples,
     FastAdversarial,
     Losses,
     Moment,
+    Monitor,
     Natural,
     Objective,
     OneCycle,
@@ -33,6 +39,7 @@ from hauberk.train import (
     fit,
     initialise,
 )
+from hauberk.train.records import Log
 
 
 def _data(count: int = 50) -> tuple[Tensor, Tensor]:
@@ -185,7 +192,7 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_says_what_to_lower() -> None:
     x, y = _data()
-    x[3] = torch.nan
+    x[3] = 3e38
     with pytest.raises(SettingError, match="lower the learning rate"):
         fit(_net(), (x, y), Natural(), RECIPE)
 
@@ -197,6 +204,8 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_says_what_to_lower() -
         ((torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64)), "one label"),
         ((torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)), "divide"),
         ((torch.zeros(2, 3), torch.zeros(2)), "int64 labels"),
+        ((torch.tensor([[0.0, torch.nan], [0.0, 1.0]]), torch.zeros(2, dtype=torch.int64)), "1 of 2 examples with NaN"),
+        ((torch.tensor([torch.inf, 0.0]), torch.zeros(2, dtype=torch.int64)), "finite"),
         ((torch.zeros(2, 3), torch.tensor([0, -1])), "int64 labels"),
         ("digits", "got str"),
     ],
@@ -285,3 +294,110 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
 def test_the_progress_bar_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
     fit(_net(), _data(), Natural(), RECIPE, progress=True)
     assert "epoch 3/3" in capsys.readouterr().out
+
+
+def test_only_checkpoints_of_a_training_are_removed_from_its_folder(tmp_path: Path) -> None:
+    others = ["my-checkpoint-7.safetensors.bak", "my-checkpoint-00000007.safetensors", "checkpoint-best.safetensors"]
+    own = [
+        "checkpoint-00000003.safetensors",
+        ".checkpoint-00000003.safetensors.tmp",
+        ".tmp-checkpoint-00000003.safetensors",
+    ]
+    for name in others + own:
+        (tmp_path / name).write_text("")
+    fit(_net(), _data(), Natural(), RECIPE, out=tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {*others, "checkpoint-00000021.safetensors", "checkpoint.json", "metrics.jsonl"}
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="make room"):
+        fit(_net(), _data(), Natural(), RECIPE, out=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl"}
+
+
+def test_records_that_cannot_be_written_end_in_one_sentence(tmp_path: Path) -> None:
+    log = Log(tmp_path / "metrics.jsonl", 0)
+    log.path = tmp_path
+    with pytest.raises(RunError, match="records"):
+        log.add(Epoch(1, 7, 0.5, 0.5, 0.1, 1.0))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are of POSIX")
+def test_checkpoints_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    fit(_net(), _data(), Natural(), RECIPE, out=tmp_path)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert len(modes) == 1  # the records are written as any file is
+
+
+def test_a_checkpoint_that_is_well_formed_and_wrong_is_refused(tmp_path: Path) -> None:
+    fit(_net(), _data(), Natural(), RECIPE, out=tmp_path)
+    path = tmp_path / "checkpoint.json"
+    right = path.read_text()
+
+    def refused(change: Callable[[dict[str, Any]], object]) -> None:
+        document = json.loads(right)
+        change(document)
+        path.write_text(json.dumps(document))
+        with pytest.raises(RunError, match="expected"):
+            fit(_net(), _data(), Natural(), RECIPE, out=tmp_path)
+
+    for wrong in (None, [], "x"):
+        refused(lambda document, wrong=wrong: document.update(settings=wrong))  # type: ignore[misc]
+    refused(lambda document: document["position"]["plain"].pop("now"))
+    refused(lambda document: document["position"]["plain"]["now"].pop("optimiser"))
+    refused(lambda document: document["position"].update(plain=None))
+    (file,) = tmp_path.glob("*.safetensors")
+    save_file({name: value for name, value in load_file(file).items() if not name.startswith("net/")}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    refused(lambda document: document["tensors"].update(sha256=digest))
+
+
+def test_a_torn_last_record_is_left_out(tmp_path: Path) -> None:
+    first = fit(_net(), _data(), Natural(), RECIPE, out=tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "step": 28, "measures": {}')  # ends as a whole line may
+    assert fit(_net(), _data(), Natural(), RECIPE, out=tmp_path).epochs == first.epochs
+
+
+def test_labels_beyond_the_nets_classes_are_refused_before_training() -> None:
+    x, y = _data()
+    with pytest.raises(DataError, match=r"labels below 2.*got 3"):
+        fit(_net(), (x, y + 2), Natural(), RECIPE)
+    held = Monitor(data=(x, y + 1), threat="linf:0.1")
+    with pytest.raises(DataError, match=r"labels below 2.*got 2"):
+        fit(_net(), (x, y), Natural(), RECIPE, monitor=held)
+
+
+def test_a_net_that_cannot_learn_is_refused_before_training() -> None:
+    for net in (nn.Flatten(), _net().requires_grad_(requires_grad=False)):
+        with pytest.raises(ModelError, match="trainable parameters"):
+            fit(net, _data(), Natural(), RECIPE)
+    with pytest.raises(ModelError, match="classes"):
+        fit(nn.Linear(3, 2), _data(), Natural(), RECIPE)
+
+
+def test_a_last_batch_of_one_example_names_the_cure_where_the_net_has_batch_norm() -> None:
+    with pytest.raises(SettingError, match=r"batch of 1 .*batch_size"):
+        fit(_net(), _data(49), Natural(), RECIPE)
+
+
+def test_settings_of_optimisers_that_mean_nothing_are_refused() -> None:
+    wrong: list[Callable[[], object]] = [
+        lambda: Adam(betas=(0.9, 1.0)),
+        lambda: Adam(betas=(-0.1, 0.9)),
+        lambda: Adam(betas=(0.9,)),  # type: ignore[arg-type]
+        lambda: Adam(weight_decay=-1.0),
+        lambda: Adam(weight_decay=float("nan")),
+        lambda: SGD(momentum=-0.1),
+        lambda: SGD(momentum=float("inf")),
+        lambda: SGD(momentum=0.0, nesterov=True),
+        lambda: SGD(weight_decay=-1.0),
+    ]
+    for make in wrong:
+        with pytest.raises(SettingError, match="got"):
+            make()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +74,45 @@ def test_the_monitor_looks_the_same_at_any_batch_size_and_moves_nothing() -> Non
     assert net.training
     assert net.cut.grad is None
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_alignment_of_a_sure_net_is_not_lost_in_rounding() -> None:
+    x, y = (part.clone() for part in _line())
+    sure = _Scaled(69.0)
+    found = Monitor(data=(x.float(), torch.zeros_like(y)), threat="linf:0.1").look(sure)
+    assert found["alignment"] == pytest.approx(1.0)
+
+
+class _Scaled(nn.Module):
+    """So sure of class 0 that the square of the gradient is 0 in float32."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.bias + x, -x], dim=1)
+
+
+def test_scores_that_are_not_finite_are_never_right() -> None:
+    class Broken(_Line):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.nan
+
+    x, y = _line()
+    found = Monitor(data=(x, torch.zeros_like(y)), threat="linf:0.1").look(Broken())  # argmax of NaN is class 0
+    assert found["clean"] == found["fgsm"] == found["pgd"] == found["robust"] == 0.0
+
+
+def test_two_looks_at_a_net_that_draws_agree() -> None:
+    class Noisy(_Line):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.randn(2, dtype=x.dtype)
+
+    before = torch.get_rng_state()
+    monitor = Monitor(data=_line(), threat="linf:0.1", batch_size=16)
+    assert monitor.look(Noisy()) == monitor.look(Noisy())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def _fold(steep: float) -> nn.Module:
@@ -168,10 +208,10 @@ class _Doomed(nn.Module):
         return self.fold(x) if self.cut.item() >= 1 else line
 
 
-def _doomed(places: tuple[float, ...], action: str, out: Path | None = None) -> tuple[Any, list[str]]:
+def _doomed(places: tuple[float, ...], action: str, out: Path | None = None, every: int = 1) -> tuple[Any, list[str]]:
     x = torch.full((8, 1), 0.45, dtype=torch.float64)
     data, told = (x, torch.ones(8, dtype=torch.int64)), list[str]()
-    monitor = Monitor(data=data, threat="linf:0.2", steps=20, on_collapse=action)
+    monitor = Monitor(data=data, threat="linf:0.2", steps=20, on_collapse=action, every=every)
     recipe = replace(ONE_STEP, epochs=len(places))
     return fit(_Doomed(), data, _Driven(places), recipe, monitor=monitor, tell=told.append, out=out), told
 
@@ -184,6 +224,18 @@ def test_a_collapse_is_told_once_and_recorded_each_time() -> None:
     assert len(told) == 1
     assert told[0].startswith("epoch 2: catastrophic overfitting")
     assert fitted.best == 1
+
+
+def test_a_collapse_is_told_once_where_not_each_epoch_is_looked_at() -> None:
+    _, told = _doomed((0.5, 0.5, 2.0, 2.0, 2.0, 2.0), "warn", every=2)
+    assert [text.partition(":")[0] for text in told] == ["epoch 4"]
+
+
+def test_where_every_look_is_a_collapse_the_last_weights_come_out_and_it_is_told() -> None:
+    fitted, told = _doomed((2.0, 3.0), "warn")
+    assert fitted.best == 0
+    assert fitted.net.get_parameter("cut").item() == pytest.approx(3.0)
+    assert any("last weights" in text for text in told)
 
 
 def test_a_collapse_can_stop_the_training(tmp_path: Path) -> None:
@@ -298,3 +350,49 @@ def test_a_logger_without_its_package_names_the_extra(monkeypatch: pytest.Monkey
     logger: Callable[[str], Any] = TensorBoard if module == "tensorboard" else MLflow
     with pytest.raises(MissingExtraError, match=rf"hauberk\[{module}\]"):
         fit(_Line(), _line(), Natural(), ONE_STEP, loggers=[logger("x")])
+
+
+class _Client:
+    """Stands for MLflow's."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+        self.queries: list[str] = []
+        self.info = SimpleNamespace(run_id="1")
+
+    def get_experiment_by_name(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(experiment_id="0")
+
+    def search_runs(self, experiments: list[str], query: str, *, max_results: int) -> list["_Client"]:
+        self.queries.append(query)
+        return [self]
+
+    def create_run(self, experiment: str, *, run_name: str) -> "_Client":
+        return self
+
+    def log_param(self, *_: object) -> None: ...
+    def log_metric(self, *_: object, step: int) -> None: ...
+    def set_terminated(self, run: str, status: str = "FINISHED") -> None:
+        self.ended.append(status)
+
+
+def test_a_run_of_mlflow_ends_as_the_training_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = _Client()
+    monkeypatch.setitem(__import__("sys").modules, "mlflow", SimpleNamespace(MlflowClient=lambda _: client))
+
+    @dataclass(frozen=True)
+    class Ends:
+        error: type[BaseException]
+
+        def __call__(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams, at: Moment) -> Losses:
+            raise self.error
+
+    fit(_Line(), _line(), Natural(), ONE_STEP, loggers=[MLflow("x")])
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+        with pytest.raises(error):
+            fit(_Line(), _line(), Ends(error), ONE_STEP, loggers=[MLflow("x")])
+    assert client.ended == ["FINISHED", "FAILED", "KILLED"]
+    MLflow("Ann's").open({}, 1)
+    assert client.queries == ['attributes.run_name = "Ann\'s"']
+    with pytest.raises(SettingError, match="quotes"):
+        MLflow("'\"")

@@ -21,6 +21,7 @@ from hauberk.train import (
     Constant,
     Cutout,
     Cyclic,
+    Examples,
     Flip,
     InnerPGD,
     Losses,
@@ -29,12 +30,18 @@ from hauberk.train import (
     Natural,
     Objective,
     Piecewise,
+    Prune,
+    Quantise,
     RandomCrop,
     Recipe,
+    SpectralNorm,
     fit,
     initialise,
+    sparsity,
 )
 from hauberk.train._averaging import estimate_norms
+from hauberk.train._draws import order
+from hauberk.train._layers import layers
 from hauberk.train._precision import LossScale, lowered
 
 
@@ -174,11 +181,40 @@ def test_the_stochastic_average_is_the_mean_of_the_last_epochs() -> None:
 def test_the_norms_of_an_averaged_net_are_those_of_the_training_examples() -> None:
     net = fit(_net(), _data(), Natural(), replace(RECIPE, average=SWA(0.0))).net
     assert isinstance(net, nn.Sequential)
-    hidden = net[1](net[0](_data()[0])).detach().split(8)
+    mixed = order(22, seed=5, epoch=0, purpose="norms")
+    hidden = net[1](net[0](_data()[0])).detach()[mixed].split(11)  # not 8, 8 and 6
     norm: Any = net[2]
     assert torch.allclose(norm.running_mean, torch.stack([part.mean(0) for part in hidden]).mean(0))
     assert torch.allclose(norm.running_var, torch.stack([part.var(0) for part in hidden]).mean(0))
     assert norm.momentum == 0.1
+
+
+def test_the_norms_of_an_averaged_net_are_found_where_a_last_batch_would_be_one_example() -> None:
+    examples = Examples(*_data(17), torch.arange(17), supplement=5, share=0.25)
+    fit(_net(), examples, Natural(), replace(RECIPE, average=SWA(0.0)))  # batches of 8; all 17 cut so would leave one
+    assert sorted(len(rows) for rows in examples.pieces(8, seed=0)) == [8, 9]
+    assert [len(rows) for rows in examples.pieces(100, seed=0)] == [17]
+    assert torch.equal(torch.cat(examples.pieces(8, seed=0)).sort().values, torch.arange(17))
+    assert not torch.equal(torch.cat(examples.pieces(8, seed=0)), torch.arange(17))
+
+
+@pytest.mark.parametrize("average", [EMA(0.9), SWA(0.0)], ids=repr)
+def test_an_averaged_net_keeps_the_constraints_of_its_recipe(average: Any) -> None:
+    recipe = replace(RECIPE, epochs=8, rate=Constant(0.05), average=average, constraints=(Prune(0.8),))
+    fitted = fit(_net(_plain), _data(), Natural(), recipe)
+    assert abs(sparsity(fitted.net) - 0.8) < 0.02
+    rounded = fit(_net(_plain), _data(), Natural(), replace(recipe, constraints=(Quantise(3),))).net
+    for weight in (value for value in rounded.parameters() if value.ndim > 1):
+        for row in weight.detach():
+            assert len(row.abs().unique()) <= 4  # 0 and three levels
+
+
+@pytest.mark.parametrize("average", [EMA(0.9), SWA(0.0)], ids=repr)
+def test_an_averaged_net_is_spectrally_normalised(average: Any) -> None:
+    recipe = replace(RECIPE, epochs=8, rate=Constant(0.05), average=average)
+    exported = fit(_net(_plain), _data(), SpectralNorm(objective=Natural()), recipe).net
+    for _, layer in layers(exported):
+        assert float(torch.linalg.matrix_norm(layer.weight.detach(), ord=2)) == pytest.approx(1, abs=0.05)
 
 
 def test_estimating_norms_leaves_modes_and_weights_alone() -> None:

@@ -80,8 +80,8 @@ def test_the_smoothness_bound_of_a_linear_net_is_half_its_squared_norm() -> None
 
 
 class _Doubled(nn.Tanh):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 2 * super().forward(x)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # torch's name
+        return 2 * super().forward(input)
 
 
 @pytest.mark.parametrize(

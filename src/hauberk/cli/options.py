@@ -29,6 +29,7 @@ __all__ = [
     "Std",
     "Threads",
     "Threat",
+    "TrainingDevice",
     "TrustPickle",
     "set_threads",
     "writable",
@@ -116,6 +117,15 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device", metavar="D", rich_help_panel=_MODEL, help="cpu, cuda, mps; where the weights are if not given."
+    ),
+]
+TrainingDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="D",
+        rich_help_panel=_RUN,
+        help="cpu, cuda (cuda:1) or mps; if not given cpu, and under torchrun cuda where there is one.",
     ),
 ]
 Dtype = Annotated[

@@ -1,36 +1,38 @@
 """`hauberk train`: a robust net of any architecture and data, resumable, with all that made it written beside its weights."""
 
-import json as json_module
 import shlex
 import sys
-from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from hauberk import train as training
 from hauberk.cli import options as given
 from hauberk.cli import teaching
+from hauberk.cli import train_folder as folder
 from hauberk.cli import train_inputs as inputs
 from hauberk.cli.guard import Stop, say
-from hauberk.cli.trained import MANIFEST, SCHEMA, built, probe
+from hauberk.cli.trained import built, probe
 from hauberk.data import load as load_data
 from hauberk.errors import SettingError, UnknownNameError
-from hauberk.evidence import file_fingerprint, pretty, provenance, state_fingerprint
-from hauberk.evidence.disk import replace_file, speaking
+from hauberk.evidence import file_fingerprint
+from hauberk.evidence.disk import speaking
 from hauberk.evidence.lock import FolderLock
 from hauberk.threat import ThreatModel
-from hauberk.train import Examples, Fitted, Monitor, Recipe, World, collect
-from hauberk.train._checkpoint import write_weights
-from hauberk.train.spelling import kinds_of, objective_named, rate_named
+from hauberk.train import Examples, Monitor, Recipe, collect
+from hauberk.train.loggers import Logger
+from hauberk.train.spelling import objective_named, rate_named, sharpened
 
 __all__ = ["train"]
 
 _LEARN, _LOOK, _WORK = "How it learns", "Looking at it with held-out examples", "The work"
-_LOGGERS = ("tensorboard", "mlflow")
+_LOGGERS: dict[str, Callable[[Path], Logger]] = {
+    "tensorboard": lambda out: training.TensorBoard(str(out / "tensorboard")),
+    "mlflow": lambda out: training.MLflow(out.name),
+}
 
 
 def train(
@@ -183,28 +185,31 @@ def train(
         ),
     ] = None,
     every: Annotated[
-        int, typer.Option("--every", metavar="E", rich_help_panel=_LOOK, help="Look after every E epochs.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--every", metavar="E", rich_help_panel=_LOOK, help="Look after every E epochs; each if not given."
+        ),
+    ] = None,
     on_collapse: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--on-collapse",
             metavar="DO",
             rich_help_panel=_LOOK,
-            help="When accuracy under FGSM and under PGD part (catastrophic overfitting): warn, rollback or stop.",
+            help="When accuracy under FGSM and under PGD part (catastrophic overfitting): warn, rollback or stop; warn if not given.",
         ),
-    ] = "warn",
+    ] = None,
     last: Annotated[
         bool,
         typer.Option("--last", rich_help_panel=_LOOK, help="Hand out the weights of the last epoch, not of the best."),
     ] = False,
     teacher: teaching.TeacherFolder = None,
     unlabelled: teaching.Unlabelled = None,
-    share: teaching.Share = 0.5,
+    share: teaching.Share = None,
     bounds: given.Bounds = None,
     n: given.N = None,
     seed: given.Seed = 0,
-    device: given.Device = None,
+    device: given.TrainingDevice = None,
     threads: given.Threads = None,
     checkpoint_every: Annotated[
         int,
@@ -227,13 +232,12 @@ def train(
     """
     box = given.ModelOptions(bounds=bounds).wrapping().get("bounds", (0.0, 1.0))
     allowed = None if threat is None else ThreatModel.parse(threat)
-    kind = kinds_of("objective").get(objective.partition(":")[0].strip())
-    if allowed is None and kind is not None and "threat" in getattr(kind, "__dataclass_fields__", {}):
-        raise SettingError(
-            f"--objective {objective.partition(':')[0]} needs --threat; write for example --threat linf:0.3"
-        )
-    loss = objective_named(objective, threat=allowed, inner=inner, bounds=box, extras=extras or ())
-    loss = teaching.with_teacher(loss, teacher, unlabelled)
+    if allowed is None:
+        inputs.need_threat(objective, extras or ())
+    plain = objective_named(objective, threat=allowed, inner=inner, bounds=box)
+    looks = inputs.looks(validate, hold_out, threat, every=every, on_collapse=on_collapse, last=last)
+    taught = teaching.Teaching.asked(plain, teacher, unlabelled, share)
+    loss = sharpened(plain if taught is None else taught.distilled(plain), extras or (), threat=allowed, bounds=box)
     recipe = Recipe(
         epochs,
         batch_size,
@@ -247,18 +251,12 @@ def train(
         tuple(map(training.constraint_named, constraint or ())),
         precision,
     )
-    if validate is not None and hold_out is not None:
-        raise SettingError("--validate names held-out data and --hold-out draws some; give one of them")
-    looks = validate is not None or hold_out is not None
-    if looks and allowed is None:
-        raise SettingError("--validate and --hold-out measure under a threat; give it with --threat, such as linf:0.3")
     for name in log or ():
         if name not in _LOGGERS:
             raise UnknownNameError.of("logger", name, _LOGGERS)
     if checkpoint_every < 1:
         raise SettingError(f"--checkpoint-every is a number of steps >= 1, got {checkpoint_every}")
-    if out.exists() and not out.is_dir():
-        raise SettingError(f"--out names a folder, got the file {out}; give another name")
+    out = folder.usable(out)
     given.set_threads(threads)
     place = inputs.device(device)
     source = load_data(data, bounds=box, n=n)
@@ -268,37 +266,72 @@ def train(
         held = collect(load_data(validate, bounds=box))
     elif hold_out is not None:
         examples, held = inputs.parted(examples, hold_out, seed)
-    examples = teaching.taught(examples, teacher, unlabelled, share, box)
     arch = inputs.absolute(arch)
     net = built(arch, seed)
+    started: dict[str, str] | None = None
     if weights is not None:
+        weights = weights.expanduser()
         inputs.start_from(net, weights)
+        started = {"file": str(weights), "sha256": file_fingerprint(weights)}
     net.to(place)
     classes = probe(net, examples.x, examples.y, arch)
     if held is not None:
         probe(net, held.x, held.y, arch)
+    learnt = {
+        "name": source.name,
+        "source": source.fingerprint(),
+        "fingerprint": examples.fingerprint(),
+        "n": len(examples),
+    }
+    others: dict[str, Any] | None = None
+    if taught is not None:
+        taught.probe(examples, classes, plain)
+        examples, others = taught.mixed(examples, classes, box)
     monitor = None
-    if held is not None:
+    if looks:
         assert allowed is not None
+        assert held is not None
         monitor = Monitor(
-            data=held, threat=allowed, bounds=box, every=every, keep_best=not last, on_collapse=on_collapse
+            data=held,
+            threat=allowed,
+            bounds=box,
+            every=every or 1,
+            keep_best=not last,
+            on_collapse=on_collapse or "warn",
         )
+    facts: dict[str, Any] = {
+        "arch": arch,
+        "objective": {
+            "objective": objective,
+            "threat": None if allowed is None else str(allowed),
+            "inner": inner,
+            "with": list(extras or ()),
+        },
+        "bounds": list(box),
+        "classes": classes,
+        "settings": {
+            "objective": repr(loss),
+            "recipe": repr(recipe),
+            "monitor": None if monitor is None else repr(monitor),
+        },
+        "data": learnt,
+        "held_out": None
+        if held is None
+        else {"name": validate or source.name, "fingerprint": held.fingerprint(), "n": len(held)},
+        "teacher": None if taught is None else taught.facts(),
+        "unlabelled": others,
+        "started_from": started,
+    }
     world = training.join(device)
     if world.device is not None:
         net.to(world.device)
     lead = world.rank == 0
-    loggers = [
-        training.TensorBoard(str(out / "tensorboard")) if name == "tensorboard" else training.MLflow(out.name)
-        for name in log or ()
-    ]
+    loggers = [*([] if quiet else [folder.Resumption()]), *(_LOGGERS[name](out) for name in log or ())]
     with ExitStack() as stack:
         if lead:
             with speaking(f"make the folder {out}"):
                 out.mkdir(parents=True, exist_ok=True)
             stack.callback(FolderLock(out).release)
-        begun = _kept(out)
-        if begun and lead and not quiet:
-            say(f"resuming after step {begun}")
         if lead and not quiet and (extra := training.extra_parameters(training.prepare(loss, net))):
             say(f"{extra} parameters of an auxiliary path are trained besides, and dropped at the end")
         try:
@@ -316,82 +349,13 @@ def train(
                 tell=None if quiet else say,
             )
         except KeyboardInterrupt:
-            kept = _kept(out)
+            kept = folder.kept(out)
             said = (
                 f"kept all up to step {kept}; the same command goes on from there" if kept else "nothing was kept yet"
             )
             raise Stop.interrupted(said) from None
         if not lead:
             return
-        write_weights(out / "weights.safetensors", fitted.net.state_dict())
-        spelled = {
-            "objective": objective,
-            "threat": None if allowed is None else str(allowed),
-            "inner": inner,
-            "with": list(extras or ()),
-        }
-        facts: dict[str, Any] = {
-            "arch": arch,
-            "objective": spelled,
-            "bounds": list(box),
-            "classes": classes,
-            "settings": {
-                "objective": repr(loss),
-                "recipe": repr(recipe),
-                "monitor": None if monitor is None else repr(monitor),
-            },
-            "data": {"name": source.name, "fingerprint": source.fingerprint(), "n": len(examples)},
-            "held_out": None
-            if held is None
-            else {"name": validate or source.name, "fingerprint": held.fingerprint(), "n": len(held)},
-            "started_from": None if weights is None else {"file": str(weights), "sha256": file_fingerprint(weights)},
-        }
-        _write_manifest(out, fitted, facts, world, shlex.join(["hauberk", *(ctx.find_root().obj or ())]))
+        folder.write(out, fitted, facts, world, shlex.join(["hauberk", *(ctx.find_root().obj or ())]))
     if not quiet:
-        _report(fitted, out, threat)
-
-
-def _kept(out: Path) -> int:
-    """The step that the checkpoint in the folder holds; 0 where there is none."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return int(json_module.loads((out / "checkpoint.json").read_text(encoding="utf-8"))["position"]["step"])
-    return 0
-
-
-def _write_manifest(out: Path, fitted: Fitted, facts: dict[str, Any], world: World, command: str) -> None:
-    state = fitted.net.state_dict()
-    document = {
-        "schema": SCHEMA,
-        **facts,
-        "weights": {
-            "file": "weights.safetensors",
-            "sha256": file_fingerprint(out / "weights.safetensors"),
-            "fingerprint": state_fingerprint(state),
-            "parameters": sum(value.numel() for value in fitted.net.parameters()),
-        },
-        "best_epoch": fitted.best or None,
-        "stopped": fitted.stopped or None,
-        "findings": list(fitted.findings),
-        "last_epoch": asdict(fitted.epochs[-1]) if fitted.epochs else None,
-        "seconds": round(fitted.seconds, 3),
-        "threads": torch.get_num_threads(),
-        "processes": world.size,
-        "command": command,
-        "environment": provenance(),
-    }
-    with speaking(f"write {out / MANIFEST}"):
-        replace_file(out / MANIFEST, pretty(document))
-
-
-def _report(fitted: Fitted, out: Path, threat: str | None) -> None:
-    for epoch in fitted.epochs[-1:]:
-        seen = "".join(f", {name} {epoch.held_out[name]:.3f}" for name in ("clean", "fgsm", "pgd") if epoch.held_out)
-        print(
-            f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, accuracy while learning {epoch.accuracy:.4f}{seen and f'; held out{seen[1:]}'}"
-        )
-    if fitted.stopped:
-        print(f"stopped early: {fitted.stopped}")
-    if fitted.best:
-        print(f"the weights are those of epoch {fitted.best}, the best on the held-out examples")
-    print(f"wrote {out / 'weights.safetensors'} and {out / MANIFEST} after {fitted.seconds:.0f} s of training")
-    print(f"how robust is it? hauberk evaluate {shlex.quote(str(out))} --data TEST --threat {threat or 'linf:0.1'}")
+        folder.report(fitted, out, threat)

@@ -65,9 +65,15 @@ def open_training(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["schema"] != SCHEMA:
-            raise ModelError(f"expected a training of schema {SCHEMA} in {folder}, got {manifest['schema']}")
+            raise ModelError(
+                f"expected a training of schema {SCHEMA} in {folder}, got {manifest['schema']}; open it with the hauberk that wrote "
+                "it, or train anew in another folder"
+            )
         file, digest = folder / Path(manifest["weights"]["file"]).name, manifest["weights"]["sha256"]
         arch, spelled = manifest["arch"], manifest["objective"]
+        text, threat, inner, extras = (spelled[key] for key in ("objective", "threat", "inner", "with"))
+        if missing := {"bounds", "classes"} - manifest.keys():
+            raise KeyError(*missing)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ModelError):
             raise
@@ -76,9 +82,7 @@ def open_training(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         ) from error
     if not file.is_file() or file_fingerprint(file) != digest:
         raise ModelError(f"the weights {file} are missing or altered; give the same hauberk train command again")
-    objective = objective_named(
-        spelled["objective"], threat=spelled["threat"], inner=spelled["inner"], extras=spelled["with"]
-    )
+    objective = objective_named(text, threat=threat, inner=inner, extras=extras)
     net = finish(objective, prepare(objective, built(arch, 0)))
     try:
         state = load_file(file)

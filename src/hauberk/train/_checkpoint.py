@@ -6,8 +6,9 @@
 The JSON file names the tensors' file and is replaced last, so a training killed at any instant leaves the old pair or the new.
 """
 
+import hashlib
 import json
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,16 +16,21 @@ from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as in_bytes
 from torch import Tensor
 
 from hauberk.errors import RunError
+from hauberk.evidence.disk import replace_file, speaking
 from hauberk.evidence.fingerprint import file_fingerprint
 from hauberk.train._precision import LossScale
 
 __all__ = ["Position", "Sections", "copied", "load", "optimiser_state", "restore_optimiser", "save", "write_weights"]
 
 _SCHEMA = "hauberk.checkpoint/3"
+_TENSORS = re.compile(
+    r"(\.|\.tmp-)?checkpoint-\d{8,}\.safetensors(\.tmp)?"
+)  # ours, unfinished ones of earlier versions included
 
 Sections: TypeAlias = dict[str, dict[str, Tensor]]
 """Tensors by section and name."""
@@ -106,28 +112,27 @@ def restore_optimiser(
 
 
 def save(folder: Path, settings: Mapping[str, Any], at: Position, sections: Sections) -> None:
-    """Write a checkpoint, then remove the one before."""
+    """Write a checkpoint, then remove the one before.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     tensors = {f"{section}/{name}": value for section, part in sections.items() for name, value in copied(part).items()}
     name = f"checkpoint-{at.step:08d}.safetensors"
-    try:
+    with speaking(f"write a checkpoint in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / name, tensors)
+        content = in_bytes(tensors)
+        replace_file(folder / name, content)
         document = {
             "schema": _SCHEMA,
             "settings": dict(settings),
             "position": asdict(at),
-            "tensors": {"file": name, "sha256": file_fingerprint(folder / name)},
+            "tensors": {"file": name, "sha256": hashlib.sha256(content).hexdigest()},
         }
-        temporary = folder / ".checkpoint.json.tmp"
-        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
-        _settle(temporary, folder / "checkpoint.json")
-        for old in folder.glob("*checkpoint-*.safetensors*"):
-            if old.name != name:
+        replace_file(folder / "checkpoint.json", json.dumps(document, indent=1).encode())
+        for old in folder.iterdir():
+            if old.name != name and _TENSORS.fullmatch(old.name):
                 old.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"cannot write a checkpoint in {folder}: {error.strerror or error}; give a writable folder"
-        ) from error
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -136,23 +141,9 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    try:
+    with speaking(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, copied(tensors))
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}; give a writable folder") from error
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary)
-    _settle(temporary, path)
-
-
-def _settle(temporary: Path, final: Path) -> None:
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
+        replace_file(path, in_bytes(copied(tensors)))
 
 
 def load(folder: Path, settings: Mapping[str, Any]) -> tuple[Position, Sections] | None:
@@ -170,8 +161,10 @@ def load(folder: Path, settings: Mapping[str, Any]) -> tuple[Position, Sections]
         if document["schema"] != _SCHEMA:
             raise RunError(f"expected a checkpoint of schema {_SCHEMA} at {path}, got {document['schema']}; {cure}")
         found, position = document["settings"], Position.from_json(document["position"])
+        if not isinstance(found, dict) or not all(map(_kept, (position.plain["now"], *position.plain.values()))):
+            raise TypeError("no settings, or nothing of what the optimiser keeps")
         file, digest = folder / Path(document["tensors"]["file"]).name, document["tensors"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"expected a checkpoint at {path}, got a file that cannot be read as one; {cure}") from error
     differences = [
         f"{key} was {found.get(key)!r}, is {settings.get(key)!r}"
@@ -188,6 +181,13 @@ def load(folder: Path, settings: Mapping[str, Any]) -> tuple[Position, Sections]
         raise RunError(f"the checkpoint's tensors {file} cannot be read; {cure}") from error
     sections: Sections = {}
     for key, value in tensors.items():
-        section, name = key.split("/", 1)
+        section, _, name = key.partition("/")
         sections.setdefault(section, {})[name] = value
+    if "net" not in sections or ("back.net" in sections and "back" not in position.plain):
+        raise RunError(f"expected the weights of a training in {file}, got {sorted(sections)} alone; {cure}")
     return position, sections
+
+
+def _kept(plain: Any) -> bool:
+    """This is what a checkpoint keeps of an optimiser and an average besides tensors."""
+    return isinstance(plain["optimiser"], dict) and isinstance(plain["averaged"], int)

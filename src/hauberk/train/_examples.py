@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hauberk._shapes import Batch, Labels, Rows
-from hauberk.errors import DataError, SettingError
+from hauberk.errors import DataError, ModelError, SettingError
 from hauberk.evidence.fingerprint import array_fingerprint
-from hauberk.train._draws import order
+from hauberk.train._adversarial import in_mode
+from hauberk.train._draws import order, private_draws
 
-__all__ = ["Examples", "collect"]
+__all__ = ["Examples", "check_net", "collect"]
 
 
 class _Chunk(Protocol):
@@ -45,7 +46,7 @@ class Examples:
         share: of each batch that is drawn from the supplement, 0 < share < 1; 0 where there is none.
 
     Raises:
-        DataError: lengths that differ, no example, or values of the wrong kind.
+        DataError: lengths that differ, no example, or values of the wrong kind or not finite.
         SettingError: a supplement without a share of the batches, or a share without a supplement.
     """
 
@@ -65,6 +66,12 @@ class Examples:
             )
         if not self.x.is_floating_point():
             raise DataError(f"training needs floating-point inputs, got {self.x.dtype}; divide 8-bit pictures by 255")
+        # in parts, so that there is no copy of it all
+        bad = sum(int((~part.isfinite()).reshape(len(part), -1).any(1).sum()) for part in self.x.split(1024))
+        if bad:
+            raise DataError(
+                f"training needs finite inputs, got {bad} of {len(self.x)} examples with NaN or infinity; leave those out"
+            )
         if self.y.dtype != torch.int64 or bool((self.y < 0).any()):
             raise DataError(f"training needs int64 labels >= 0, got {self.y.dtype} with smallest {self.y.min().item()}")
         if len(self.ids.unique()) != len(self.ids):
@@ -114,9 +121,37 @@ class Examples:
             rows[order(len(rows), seed=seed, epoch=place, purpose=purpose)] for place, rows in enumerate(mixed)
         )
 
+    def pieces(self, batch_size: int, *, seed: int) -> tuple[Rows, ...]:
+        """The rows of all examples in nearly equal pieces of at least `batch_size`, to estimate statistics on.
+
+        Shuffled, for data sorted by class; no small last piece, for one example alone has no variance.
+        """
+        return order(len(self), seed=seed, epoch=0, purpose="norms").tensor_split(max(1, len(self) // batch_size))
+
     def _own(self, batch_size: int) -> int:
         """How many rows of a whole batch are not drawn from the supplement."""
         return max(1, batch_size - int(batch_size * self.share + 1e-9))
+
+
+def check_net(net: nn.Module, *data: Examples) -> None:
+    """Refuse a net that cannot learn, or that has no score for a label; one forward of one example."""
+    if not any(value.requires_grad for value in net.parameters()):
+        raise ModelError(
+            f"training needs a net with trainable parameters, got {type(net).__name__} without any; set requires_grad on some"
+        )
+    reference = next(net.parameters())
+    x = data[0].x[:1].to(reference.device, reference.dtype)
+    with in_mode(net, training=False), private_draws("check", device=reference.device), torch.no_grad():
+        scores = net(x)
+    if not isinstance(scores, Tensor) or scores.ndim != 2:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ModelError(f"training needs a net that answers (B, classes) scores, got {got} for one example")
+    most = max(int(examples.y.max()) for examples in data)
+    if most >= scores.shape[1]:
+        raise DataError(
+            f"training needs labels below {scores.shape[1]}, the number of the net's classes, got {most}; relabel the examples or "
+            "give a net with more outputs"
+        )
 
 
 def collect(data: object) -> Examples:
@@ -134,17 +169,16 @@ def collect(data: object) -> Examples:
         raise DataError(
             f"training data is a pair of tensors (x, y) or a hauberk.data source, got {type(data).__name__}"
         )
-    whole: Examples | None = None
+    whole: tuple[Tensor, Tensor, Tensor] | None = None
     start = 0
     for chunk in data.chunks(1024):
         if whole is None:  # one allocation, so that the peak is the data and one chunk
             n = len(data)
-            whole = Examples(
-                chunk.x.new_empty((n, *chunk.x.shape[1:])), torch.zeros(n, dtype=torch.int64), torch.arange(n)
-            )
+            whole = chunk.x.new_empty((n, *chunk.x.shape[1:])), torch.zeros(n, dtype=torch.int64), torch.arange(n)
         stop = start + len(chunk.x)
-        whole.x[start:stop], whole.y[start:stop], whole.ids[start:stop] = chunk.x, chunk.y, chunk.ids
+        for kept, part in zip(whole, (chunk.x, chunk.y, chunk.ids), strict=True):
+            kept[start:stop] = part
         start = stop
-    if whole is None or start != len(whole):
+    if whole is None or start != len(data):
         raise DataError(f"training data said it holds {len(data)} examples, got {start}")
-    return Examples(whole.x, whole.y, whole.ids)
+    return Examples(*whole)

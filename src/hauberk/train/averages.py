@@ -3,6 +3,7 @@
 Source: EMA, Polyak, Juditsky 1992, "Acceleration of stochastic approximation by averaging", in its exponential form; SWA, Izmailov,
 Podoprikhin, Garipov, Vetrov, Wilson 2018, "Averaging weights leads to wider optima and better generalization", arXiv:1803.05407.
 For robust training both are known to lessen robust overfitting: Gowal et al. 2020, arXiv:2010.03593; Chen et al. 2021 (ICLR).
+The recipe's constraints are applied to an average before it is looked at or handed out, and spectral norms follow it.
 **Differs from the papers:** SWA leaves the learning rate to the recipe (the paper holds it constant or makes it cyclic).
 """
 

@@ -42,7 +42,9 @@ def collapse(held_out: Mapping[str, float], *, gap: float, alignment: float | No
 def robust_overfitting(
     history: Sequence[tuple[int, float, float]], *, patience: int, margin: float = 0.02
 ) -> str | None:
-    """A sentence if the held-out loss has risen for `patience` looks in a row while the training loss fell, None if not.
+    """A sentence if the last `patience` looks all lie above the least held-out loss while the training loss fell, None if not.
+
+    They need not rise from one to the next: each must be more than `margin` above the least, which stands before them.
 
     Args:
         history: of each look, the epoch, the training loss, and the loss on perturbed held-out examples.

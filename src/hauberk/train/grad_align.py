@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, Labels, PerExample, flat
+from hauberk._shapes import Batch, Labels
 from hauberk.errors import SettingError
 from hauberk.threat import ThreatModel
 from hauberk.train._adversarial import in_mode
-from hauberk.train._input_gradients import loss_gradients
+from hauberk.train._input_gradients import cosine, loss_gradients
 from hauberk.train._objective import Moment
 from hauberk.train._status import Status
 
@@ -74,15 +74,4 @@ class GradAlign:
         with in_mode(net, training=self.mode == "train"):
             here = loss_gradients(net, x, y, attached=self.both)
             there = loss_gradients(net, x + d, y, attached=True)
-        return self.weight * (1 - _cosine(here, there)).mean()
-
-
-def _cosine(a: Batch, b: Batch) -> PerExample:
-    """(B,) the cosine of the angle between two gradients; 1 where one of them is 0."""
-    a, b = flat(a), flat(b)
-    # scaled first, by numbers that cancel: the squares of a sure net's gradients underflow
-    most = [value.detach().abs().amax(dim=1) for value in (a, b)]
-    rows = ((most[0] > 0) & (most[1] > 0)).nonzero().squeeze(1)
-    p, q = a[rows] / most[0][rows, None], b[rows] / most[1][rows, None]
-    cosine = (p * q).sum(dim=1) / (p.norm(dim=1) * q.norm(dim=1))
-    return torch.ones_like(most[0]).index_put((rows,), cosine)
+        return self.weight * (1 - cosine(here, there)).mean()

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hauberk.errors import require
+from hauberk.errors import SettingError, require
 
 __all__ = ["Logger", "MLflow", "Sink", "TensorBoard"]
 
 
 class Sink(Protocol):
-    """An open logger."""
+    """An open logger. One that has a method `fail(error)` is closed by that where the training ended in an exception."""
 
     def __call__(self, numbers: Mapping[str, float], step: int) -> None: ...
     def close(self) -> None: ...
@@ -70,17 +70,27 @@ class MLflow:
         run: the run's name; a run of this name in the experiment is gone on with.
         experiment: its experiment.
         uri: the tracking server or folder; None: as MLflow is configured.
+
+    Raises:
+        SettingError: a name with both kinds of quotes, which MLflow cannot search for.
     """
 
     run: str
     experiment: str = "hauberk"
     uri: str | None = None
 
+    def __post_init__(self) -> None:
+        if "'" in self.run and '"' in self.run:
+            raise SettingError(
+                f"the name of an MLflow run has one kind of quotes at most, got {self.run}; choose another"
+            )
+
     def open(self, settings: Mapping[str, str], step: int) -> Sink:
         client: Any = require("mlflow", "mlflow", "logging to MLflow").MlflowClient(self.uri)
         found = client.get_experiment_by_name(self.experiment)
         experiment = client.create_experiment(self.experiment) if found is None else found.experiment_id
-        query = f"attributes.run_name = '{self.run}'"
+        quote = '"' if "'" in self.run else "'"
+        query = f"attributes.run_name = {quote}{self.run}{quote}"
         runs = client.search_runs([experiment], query, max_results=1) if step else []
         run = runs[0] if runs else client.create_run(experiment, run_name=self.run)
         if not runs:
@@ -99,3 +109,6 @@ class _Client:
 
     def close(self) -> None:
         self._client.set_terminated(self._run)
+
+    def fail(self, error: BaseException) -> None:
+        self._client.set_terminated(self._run, status="FAILED" if isinstance(error, Exception) else "KILLED")

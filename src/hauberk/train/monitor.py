@@ -15,7 +15,9 @@ from hauberk.blocks import start_named
 from hauberk.errors import SettingError
 from hauberk.threat import ThreatModel
 from hauberk.train._adversarial import Adversarial, in_mode
+from hauberk.train._draws import private_draws
 from hauberk.train._examples import Examples, collect
+from hauberk.train._input_gradients import cosine
 from hauberk.train._objective import Moment
 from hauberk.train.inner import Climb, InnerPGD, ascent_direction
 from hauberk.train.parallel import World, alone
@@ -23,7 +25,6 @@ from hauberk.train.parallel import World, alone
 __all__ = ["Monitor"]
 
 _ACTIONS = ("warn", "rollback", "stop")
-_TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +38,14 @@ class Monitor:
         every: look after so many epochs, and after the last.
         steps: of PGD, of 2.5 * radius / steps each, from a uniform start.
         batch_size: examples that are looked at together.
-        keep_best: hand out the weights of the look with the highest robust accuracy (the later of equals), not the last.
+        keep_best: hand out the weights of the look with the highest robust accuracy (the later of equals), not the last. A look at
+            which catastrophic overfitting was found is never chosen; where every look is one, the last weights come out.
         on_collapse: after catastrophic overfitting `warn` and go on, `stop`, or `rollback` to weights and optimiser of the best look before
             and go on from there; where none was good yet, and after three rollbacks, rollback stops.
         gap: FGSM accuracy minus PGD accuracy beyond which it is catastrophic overfitting.
         alignment: the gradient alignment below which it is; None: by the gap alone.
-        patience: looks in a row for which the held-out loss must have risen to be robust overfitting.
+        patience: robust overfitting is when at each of so many looks, the last ones, the held-out loss is more than 2 % above the least
+            before them, and the training loss has fallen since.
 
     Raises:
         SettingError, ThreatError, DataError: a setting out of range, or data that cannot be used.
@@ -80,10 +83,11 @@ class Monitor:
         """Measure the net, in evaluation mode; the same draws at each call.
 
         Returns:
-            `clean`, `fgsm`, `pgd`: accuracies on the examples as they are, after one step of the whole radius, and after PGD;
+            `clean`, `fgsm`, `pgd`: accuracies on the examples as they are, after one step of the whole radius, and after PGD; scores that
+            are not finite are wrong;
             `robust`: the fraction that is right on all three; `clean_loss`, `robust_loss`: mean cross-entropy of clean and of PGD
             points; `alignment`: mean cosine of the gradients at x and at a point drawn evenly from the region (the paper
-            adds noise of the radius, which may leave the range of the input).
+            adds noise of the radius, which may leave the range of the input), 1 where one of the two is 0.
 
         Cost: for each example `steps` + 3 forwards and backwards, and 3 forwards.
         """
@@ -97,7 +101,8 @@ class Monitor:
                 x = examples.x[rows].to(reference.device, reference.dtype)
                 y = examples.y[rows].to(reference.device)
                 streams = Streams(seed, examples.ids[rows].to(reference.device), "monitor")
-                sums += self._sums(net, x, y, streams).cpu()
+                with private_draws(seed, "monitor", rows[0].item(), device=reference.device):  # for a net that draws
+                    sums += self._sums(net, x, y, streams).cpu()
         sums = world.total(sums.to(world.device or "cpu")).cpu() / len(examples)
         return dict(zip(_NAMES, sums.tolist(), strict=True))
 
@@ -112,13 +117,12 @@ class Monitor:
             "pgd": InnerPGD(steps=self.steps)(climb, x, ball, streams=streams.child("pgd"), at=now),
         }
         near = start_named("uniform")(x, rows, ball, streams.child("near"))
-        here, there = (ascent_direction(climb, z, rows)[1].flatten(1) for z in (x, near))
-        cosine = (here * there).sum(1) / (here.norm(dim=1) * there.norm(dim=1)).clamp_min(_TINY)
+        here, there = (ascent_direction(climb, z, rows)[1] for z in (x, near))
         with torch.no_grad():
             scores = {"clean": net(x)} | {name: net(z) for name, z in points.items()}
-        right = {name: score.argmax(1) == y for name, score in scores.items()}
+        right = {name: (score.argmax(1) == y) & score.isfinite().all(1) for name, score in scores.items()}
         losses = (F.cross_entropy(scores[name], y, reduction="none") for name in ("clean", "pgd"))
-        found = (*right.values(), right["clean"] & right["fgsm"] & right["pgd"], *losses, cosine)
+        found = (*right.values(), right["clean"] & right["fgsm"] & right["pgd"], *losses, cosine(here, there))
         return torch.stack([values.double().sum() for values in found])
 
 

@@ -34,6 +34,11 @@ def _check(peak: float, rise: float = 0.5) -> None:
         raise SettingError(f"the rising part of a cycle is a fraction between 0 and 1, got {rise}")
 
 
+def _check_decay(decay: float) -> None:
+    if not (math.isfinite(decay) and decay >= 0):
+        raise SettingError(f"a weight decay is a finite number >= 0, got {decay}")
+
+
 @dataclass(frozen=True)
 class Constant:
     """The same rate at every step."""
@@ -117,10 +122,23 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class Adam:
-    """Kingma, Ba 2014, arXiv:1412.6980, without weight decay unless asked for."""
+    """Kingma, Ba 2014, arXiv:1412.6980, without weight decay unless asked for.
+
+    Args:
+        betas: how much of the mean gradient, and of its mean square, each step keeps; both from 0 to less than 1.
+        weight_decay: >= 0; this times each weight is added to its gradient.
+
+    Raises:
+        SettingError: a setting out of range.
+    """
 
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise SettingError(f"Adam needs two betas from 0 to less than 1, such as (0.9, 0.999), got {self.betas}")
+        _check_decay(self.weight_decay)
 
     def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=1.0, betas=self.betas, weight_decay=self.weight_decay)
@@ -128,11 +146,27 @@ class Adam:
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        momentum: >= 0; how much of the step before is in each step.
+        nesterov: look ahead by the momentum, which must then be > 0.
+        weight_decay: >= 0; this times each weight is added to its gradient.
+
+    Raises:
+        SettingError: a setting out of range.
+    """
 
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.momentum) and self.momentum >= 0):
+            raise SettingError(f"SGD needs a finite momentum >= 0, such as 0.9, got {self.momentum}")
+        if self.nesterov and not self.momentum:
+            raise SettingError(f"nesterov needs a momentum > 0, such as 0.9, got {self.momentum}")
+        _check_decay(self.weight_decay)
 
     def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(

@@ -1,11 +1,14 @@
 """What is recorded of a training, epoch by epoch: a JSON-lines file, and whoever else listens."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hauberk.errors import RunError
+from hauberk.evidence.disk import speaking
 from hauberk.train.loggers import Sink
 
 __all__ = ["Epoch", "Log"]
@@ -70,27 +73,41 @@ class Log:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if step and path.exists():
-                lines = [
-                    json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")
-                ]
-                self.epochs = [_epoch(line) for line in lines if line["step"] <= step]
+                self.epochs = [_epoch(line) for line in _lines(path) if line["step"] <= step]
             path.write_text("".join(map(_line, self.epochs)), encoding="utf-8")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"cannot keep the training's records in {path}: {error}; give another folder") from error
 
     def add(self, epoch: Epoch) -> None:
-        """Record an epoch."""
+        """Record an epoch.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
         self.epochs.append(epoch)
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            with speaking(f"keep the training's records in {self.path}"), self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(epoch))
         for sink in self._sinks:
             sink(epoch.numbers(), epoch.step)
 
-    def close(self) -> None:
-        """Let the listeners go."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Let the listeners go; `error` is what ended the training, if not its last step."""
         for sink in self._sinks:
-            sink.close()
+            fail = getattr(sink, "fail", None)
+            if error is None or fail is None:
+                sink.close()
+            else:
+                fail(error)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """What the lines say; the last may be torn, of a training killed as it wrote it, and is then left out."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines[:-1]]
+    with contextlib.suppress(ValueError):
+        found += [json.loads(line) for line in lines[-1:]]
+    return found
 
 
 def _epoch(line: dict[str, object]) -> Epoch:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from hauberk.errors import SettingError
 from hauberk.evidence.fingerprint import state_fingerprint
 from hauberk.train import _checkpoint
-from hauberk.train._averaging import blend, estimate_norms, has_norms, swapped
+from hauberk.train._averaging import blend, estimate_norms, follow_spectral_norms, has_norms, swapped, two_at_least
 from hauberk.train._batch import Sums, added, gradient_of
 from hauberk.train._checkpoint import Position, Sections, copied, optimiser_state, restore_optimiser, write_weights
-from hauberk.train._examples import Examples, collect
+from hauberk.train._examples import Examples, check_net, collect
 from hauberk.train._objective import Moment, Objective, finish, prepare, visits
 from hauberk.train._progress import bar, say_nothing
 from hauberk.train.detectors import collapse, robust_overfitting
@@ -102,8 +102,9 @@ def fit(
         The trained net and what each epoch measured.
 
     Raises:
-        DataError: data that cannot be trained on.
-        SettingError: a setting out of range, or a loss that is no longer finite.
+        DataError: data that cannot be trained on, labels beyond the net's classes included.
+        ModelError: a net without trainable parameters, or one that does not answer (B, classes).
+        SettingError: a setting out of range, a batch of one example for batch norm, or a loss that is no longer finite.
         RunError: `out` cannot be written, or holds a damaged checkpoint or one of another training.
         MissingExtraError: a logger whose package is not installed.
     """
@@ -123,6 +124,7 @@ def fit(
     net = prepare(objective, net)
     if device is not None:
         net.to(device)
+    check_net(net, examples, *(() if monitor is None else (monitor.examples(),)))
     net.train()
     training = _Training(net, examples, objective, recipe, monitor, world, folder, settings, tell)
     training.resume()
@@ -133,8 +135,10 @@ def fit(
     try:
         with bar(progress and first, training.steps, resumed_at) as advance:
             training.run(log, checkpoint_every, advance)
-    finally:
-        log.close()
+    except BaseException as error:
+        log.close(error)
+        raise
+    log.close()
     training.hand_out()
     at = training.at
     best = at.best if monitor is not None and monitor.keep_best else 0
@@ -199,9 +203,10 @@ class _Training:
         moments = [Moment(at.step, self.steps, epoch, recipe.epochs, visit, memory) for memory in self.memories]
         scaled = recipe.precision == "float16"
         scale = at.scale.value if scaled else 1.0
-        sums = gradient_of(
-            self.net, self.examples, rows, self.objective, recipe, self.optimiser, moments, self.world, scale
-        )
+        with two_at_least(len(rows)):
+            sums = gradient_of(
+                self.net, self.examples, rows, self.objective, recipe, self.optimiser, moments, self.world, scale
+            )
         averaged, factor = at.averaged, at.scale
         finite = not scaled or self._unscale(scale)
         if scaled:
@@ -284,9 +289,10 @@ class _Training:
         self.at = replace(self.at, looks=looks, seconds=time.perf_counter() - self.begun)
         overfitted = robust_overfitting(looks, patience=monitor.patience) or ""
         findings = tuple(found for found in (collapsed, overfitted) if found)
+        before = next((epoch.findings for epoch in reversed(log.epochs) if epoch.held_out), ())
         for found in findings:
             kind = found.partition(":")[0].partition(" since")[0]
-            if not any(old.startswith(kind) for epoch in log.epochs[-1:] for old in epoch.findings):
+            if not any(old.startswith(kind) for old in before):
                 self.tell(f"epoch {record.epoch}: {found}")
         return replace(record, held_out=held, findings=findings), collapsed
 
@@ -366,19 +372,26 @@ class _Training:
     def _final_weights(self) -> Iterator[None]:
         """Inside, the net has the weights that would be handed out now."""
         with swapped(self.net, self.average):
-            if self.average and self.recipe.average is not None and self.recipe.average.each == "epoch":
-                self._estimate_norms()
+            if self.average and self.recipe.average is not None:
+                for constraint in self.recipe.constraints:
+                    constraint(self.net)  # a mean of sparse or rounded weights is neither
+                follow_spectral_norms(self.net)
+                if self.recipe.average.each == "epoch":
+                    self._estimate_norms()
             yield
 
     def _estimate_norms(self) -> None:
         if has_norms(self.net):
-            reference = next(self.net.parameters())
-            pieces = self.examples.x.split(self.recipe.batch_size)
-            estimate_norms(self.net, (x.to(reference.device, reference.dtype) for x in pieces))
+            reference, recipe = next(self.net.parameters()), self.recipe
+            pieces = self.examples.pieces(recipe.batch_size, seed=recipe.seed)
+            with two_at_least(len(pieces[-1])):
+                estimate_norms(self.net, (self.examples.x[rows].to(reference) for rows in pieces))
 
     def hand_out(self) -> None:
         """Give the net the weights that come out of the training, in evaluation mode."""
         state = self.best if self.monitor is not None and self.monitor.keep_best else {}
+        if self.monitor is not None and self.monitor.keep_best and not state and self.at.looks:
+            self.tell("every look found catastrophic overfitting, so the last weights are handed out, not the best")
         if not state and self.average:
             with self._final_weights():
                 state = copied(self.net.state_dict())
