@@ -143,6 +143,10 @@ def test_a_net_that_only_resists_one_step_is_told() -> None:
 def test_alignment_alone_can_tell_where_asked() -> None:
     held = {"fgsm": 0.5, "pgd": 0.45, "alignment": 0.1}
     assert collapse(held, gap=0.25, alignment=None) is None
+    apart = {**held, "fgsm": 0.9, "pgd": 0.3}
+    assert collapse(apart, gap=0.25, alignment=None, before=0.1) is None  # it still learns
+    for known in (0.29, 0.8):
+        assert collapse(apart, gap=0.25, alignment=None, before=known)
     assert "0.100, below 0.2" in (collapse(held, gap=0.25, alignment=0.2) or "")
     assert collapse({**held, "alignment": 0.3}, gap=0.25, alignment=0.2) is None
 

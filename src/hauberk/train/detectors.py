@@ -14,17 +14,25 @@ from collections.abc import Mapping, Sequence
 __all__ = ["collapse", "robust_overfitting"]
 
 
-def collapse(held_out: Mapping[str, float], *, gap: float, alignment: float | None) -> str | None:
+_RISING = 0.02
+"""A PGD accuracy that gained more since the look before is that of a net that still learns, whatever the gap."""
+
+
+def collapse(
+    held_out: Mapping[str, float], *, gap: float, alignment: float | None, before: float | None = None
+) -> str | None:
     """A sentence if these numbers are of a net that one-step attacks deceive themselves on, None if not.
 
     Args:
         held_out: as a `Monitor` measures it.
-        gap: FGSM accuracy minus PGD accuracy beyond which it is one.
+        gap: FGSM accuracy minus PGD accuracy beyond which it is one, unless PGD accuracy rises.
+        before: PGD accuracy at the look before, 0 at the first; None: it does not matter.
         alignment: the cosine below which it is one; None: the cosine is only reported.
     """
     apart, cosine = held_out["fgsm"] - held_out["pgd"], held_out["alignment"]
+    rises = before is not None and held_out["pgd"] > before + _RISING
     seen = []
-    if apart > gap:
+    if apart > gap and not rises:
         seen.append(
             f"accuracy is {held_out['fgsm']:.3f} under FGSM and {held_out['pgd']:.3f} under PGD, {apart:.3f} apart where {gap:g} is "
             f"allowed (gradient alignment {cosine:.3f})"

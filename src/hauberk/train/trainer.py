@@ -274,9 +274,11 @@ class _Training:
 
     def _look(self, monitor: Monitor, record: Epoch, log: Log) -> tuple[Epoch, str]:
         """The record with what the monitor sees; and what it says of a collapse."""
+        last = next((epoch for epoch in reversed(log.epochs) if epoch.held_out), None)
         with self._final_weights():
             held = monitor.look(self.net, seed=self.recipe.seed, world=self.world)
-            collapsed = collapse(held, gap=monitor.gap, alignment=monitor.alignment) or ""
+            known = last.held_out["pgd"] if last else 0.0
+            collapsed = collapse(held, gap=monitor.gap, alignment=monitor.alignment, before=known) or ""
             if not collapsed and held["robust"] >= self.at.best_robust:
                 self.best = copied(self.net.state_dict())
                 self.at = replace(self.at, best=record.epoch, best_robust=held["robust"])
@@ -287,12 +289,10 @@ class _Training:
                 write_weights(self.folder / "best.safetensors", self.best)
         looks = (*self.at.looks, (record.epoch, record.loss, held["robust_loss"]))
         self.at = replace(self.at, looks=looks, seconds=time.perf_counter() - self.begun)
-        overfitted = robust_overfitting(looks, patience=monitor.patience) or ""
-        findings = tuple(found for found in (collapsed, overfitted) if found)
-        before = next((epoch.findings for epoch in reversed(log.epochs) if epoch.held_out), ())
+        findings = tuple(found for found in (collapsed, robust_overfitting(looks, patience=monitor.patience)) if found)
         for found in findings:
             kind = found.partition(":")[0].partition(" since")[0]
-            if not any(old.startswith(kind) for old in before):
+            if last is None or not any(old.startswith(kind) for old in last.findings):
                 self.tell(f"epoch {record.epoch}: {found}")
         return replace(record, held_out=held, findings=findings), collapsed
 
