@@ -88,7 +88,7 @@ BAD = {
     "data whose function fails": (data("py:nets.py:bad_data"), "ValueError: no such disk"),
     # the model
     "a model file that is not there": (model("absent.pt2"), "does not exist"),
-    "an unknown net of the zoo": (model("zoo:digit-mlp"), "did you mean digits-mlp?"),
+    "an unknown net of the zoo": (model("zoo:digit-mlp"), "did you mean digits-mlp"),
     "a net of the zoo without its prefix": (model("digits-mlp"), "spelled zoo:digits-mlp"),
     "a net of the zoo with another preprocessing": (model("zoo:digits-mlp", "--mean 0.5"), "leave out --mean"),
     "a net of the zoo for other pictures": (model("zoo:digits-mlp"), "failed on a batch of shape"),
