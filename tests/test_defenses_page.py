@@ -1,9 +1,9 @@
 """The page and the list of defenses show what the source says of each."""
 
 import dataclasses
-import importlib.util
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,13 +16,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
-def render() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("render_defenses", DOCS / "defenses" / "render.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def render(script: Callable[[Path], ModuleType]) -> ModuleType:
+    return script(DOCS / "defenses" / "render.py")
 
 
 def test_the_page_is_made_of_the_statuses(render: ModuleType) -> None:

@@ -1,9 +1,9 @@
 """The page of the classic experiments says what was measured."""
 
-import importlib.util
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,14 +14,9 @@ PAGE = ROOT / "docs/classics.md"
 
 
 @pytest.fixture
-def classics(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def classics(monkeypatch: pytest.MonkeyPatch, script: Callable[[Path], ModuleType]) -> ModuleType:
     monkeypatch.setattr(sys, "path", list(sys.path))  # the script adds its folder
-    spec = importlib.util.spec_from_file_location("classics", ROOT / "benchmarks/classics.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "benchmarks/classics.py")
 
 
 def test_the_tables_of_the_page_are_those_of_the_figures(classics: ModuleType) -> None:

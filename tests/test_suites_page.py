@@ -1,7 +1,7 @@
 """The page about suites shows what was measured."""
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,13 +11,8 @@ FOLDER = Path(__file__).parents[1] / "docs" / "suites"
 
 
 @pytest.fixture(scope="module")
-def render() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("render_suites", FOLDER / "render.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def render(script: Callable[[Path], ModuleType]) -> ModuleType:
+    return script(FOLDER / "render.py")
 
 
 def test_the_page_is_made_of_the_measurements(render: ModuleType) -> None:

@@ -1,8 +1,7 @@
 """The page of trained nets shows what was measured, and names the commands that were run."""
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,19 +11,9 @@ ROOT = Path(__file__).parents[1]
 FOLDER, BENCHMARK = ROOT / "docs" / "training", ROOT / "benchmarks" / "training"
 
 
-def loaded(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"of_training_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def render() -> ModuleType:
-    return loaded(FOLDER / "render.py")
+def render(script: Callable[[Path], ModuleType]) -> ModuleType:
+    return script(FOLDER / "render.py")
 
 
 def test_the_page_is_made_of_the_measurements(render: ModuleType) -> None:
@@ -32,9 +21,11 @@ def test_the_page_is_made_of_the_measurements(render: ModuleType) -> None:
     assert render.page(text) == text, "run python docs/training/render.py"
 
 
-def test_every_figure_comes_of_the_command_that_the_benchmark_would_run_today(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_figure_comes_of_the_command_that_the_benchmark_would_run_today(
+    monkeypatch: pytest.MonkeyPatch, script: Callable[[Path], ModuleType]
+) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARK))
-    tables = loaded(BENCHMARK / "tables.py").TABLES
+    tables = script(BENCHMARK / "tables.py").TABLES
     for file in FOLDER.glob("*.json"):
         measured, table = json.loads(file.read_text(encoding="utf-8")), tables[file.stem]
         wanted = {row.name: row.options for row in table.rows}

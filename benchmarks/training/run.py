@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def trained(row: Row, data_root: Path, work: Path) -> tuple[Path, dict[str, Any]
     out = work / row.name.replace(" ", "-").replace(",", "")
     places = {"data": str(data_root), "work": str(work), "nets": str(Path(__file__).parent / "nets.py")}
     options = [word.format(**places) for word in shlex.split(row.options)]
+    shutil.rmtree(out, ignore_errors=True)  # what is left of an earlier run would cost nothing
     before = _children()
     done = subprocess.run(
         [sys.executable, "-m", "hauberk", "train", *options, "--out", str(out), "--threads", "1", "--quiet"],

@@ -185,6 +185,10 @@ def test_the_weights_of_the_best_look_are_handed_out_and_written(tmp_path: Path)
     assert load_file(tmp_path / "best.safetensors")["cut"].item() == pytest.approx(0.5)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["held_out"]["clean"] == 1.0 for line in lines] == [False, True, False, False]
+    kept = json.loads((tmp_path / "checkpoint.json").read_text())["position"]
+    assert kept["best_pgd"] == max(
+        line["held_out"]["pgd"] for line in lines
+    )  # what a resumed training, and each process, goes by
     again = fit(_Line(0.2), _line(), objective, ONE_STEP, monitor=monitor, out=tmp_path)
     assert (again.best, again.epochs) == (2, fitted.epochs)
     last = fit(_Line(0.2), _line(), objective, ONE_STEP, monitor=replace(monitor, keep_best=False))

@@ -101,7 +101,7 @@ def run_attack(
         ids: (n,) whole numbers >= 0, the address of each example's random stream; 0 .. n - 1 where None. Examples of one id
             draw the same numbers.
         starts: (n, *shape) array or tensor of points from which to go on besides the examples, such as what another attack found;
-            for attacks that can (`continues`).
+            for attacks that can (`continues`). What lies outside the bounds is brought back.
         budget: the most queries for any one example.
         batch_size: examples that are worked on together.
 
@@ -259,7 +259,7 @@ def _checked_starts(attack: Attack, starts: Any, x: Batch, threat: ThreatModel) 
         )
     if not bool(given.isfinite().all()):
         raise SettingError(
-            "expected starts that are finite numbers, got NaN or infinity; leave those examples' own values"
+            "expected starts that are finite numbers, got NaN or infinity; give the example itself where there is no start"
         )
     return given
 

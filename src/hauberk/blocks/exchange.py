@@ -48,7 +48,7 @@ def exchange(found: Closest, *, moves: int, candidates: int, patience: int, tenu
             found, z[rows], g, known[rows], came[rows] >= move - tenure, went[rows] >= move - tenure
         )
         tries = (candidates / (known[rows] - 1)).ceil().minimum(useful.to(known))
-        best, chosen = torch.full_like(known[rows], -torch.inf), order[:, 0]
+        best, chosen = torch.full_like(known[rows], -torch.inf), order[:, 0].clone()
         for place in range(int(tries.max())):
             trying = torch.zeros_like(known, dtype=torch.bool)
             trying[rows[(place < tries) & (found.size[rows] == known[rows])]] = True

@@ -31,7 +31,7 @@ __all__ = ["train"]
 _LEARN, _LOOK, _WORK = "How it learns", "Looking at it with held-out examples", "The work"
 _LOGGERS: dict[str, Callable[[Path], Logger]] = {
     "tensorboard": lambda out: training.TensorBoard(str(out / "tensorboard")),
-    "mlflow": lambda out: training.MLflow(out.name),
+    "mlflow": lambda out: training.MLflow(out.resolve().name),
 }
 
 

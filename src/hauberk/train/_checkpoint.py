@@ -53,6 +53,7 @@ class Position:
         looks: what the monitor saw so far.
         best: the epoch whose weights are kept, 0: none.
         best_robust: their robust accuracy.
+        best_pgd: the highest accuracy under PGD that was seen.
         rollbacks: how often the training went back to them.
         stopped: why it ended early, if so.
         plain: what the optimiser keeps besides tensors, now (`now`) and of the weights to go back to (`back`).
@@ -71,6 +72,7 @@ class Position:
     looks: tuple[tuple[int, float, float], ...] = ()
     best: int = 0
     best_robust: float = -1.0
+    best_pgd: float = 0.0
     rollbacks: int = 0
     stopped: str = ""
     plain: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -15,7 +15,7 @@ __all__ = ["collapse", "robust_overfitting"]
 
 
 _RISING = 0.02
-"""A PGD accuracy that gained more since the look before is that of a net that still learns, whatever the gap."""
+"""A PGD accuracy that is higher by more than at any look before is that of a net that still learns, whatever the gap."""
 
 
 def collapse(
@@ -26,7 +26,7 @@ def collapse(
     Args:
         held_out: as a `Monitor` measures it.
         gap: FGSM accuracy minus PGD accuracy beyond which it is one, unless PGD accuracy rises.
-        before: PGD accuracy at the look before, 0 at the first; None: it does not matter.
+        before: the highest PGD accuracy of the looks before, 0 at the first; None: it does not matter.
         alignment: the cosine below which it is one; None: the cosine is only reported.
     """
     apart, cosine = held_out["fgsm"] - held_out["pgd"], held_out["alignment"]

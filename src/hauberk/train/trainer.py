@@ -277,8 +277,7 @@ class _Training:
         last = next((epoch for epoch in reversed(log.epochs) if epoch.held_out), None)
         with self._final_weights():
             held = monitor.look(self.net, seed=self.recipe.seed, world=self.world)
-            known = last.held_out["pgd"] if last else 0.0
-            collapsed = collapse(held, gap=monitor.gap, alignment=monitor.alignment, before=known) or ""
+            collapsed = collapse(held, gap=monitor.gap, alignment=monitor.alignment, before=self.at.best_pgd) or ""
             if not collapsed and held["robust"] >= self.at.best_robust:
                 self.best = copied(self.net.state_dict())
                 self.at = replace(self.at, best=record.epoch, best_robust=held["robust"])
@@ -288,7 +287,8 @@ class _Training:
             if self.folder is not None and self.world.rank == 0:
                 write_weights(self.folder / "best.safetensors", self.best)
         looks = (*self.at.looks, (record.epoch, record.loss, held["robust_loss"]))
-        self.at = replace(self.at, looks=looks, seconds=time.perf_counter() - self.begun)
+        highest = max(self.at.best_pgd, held["pgd"])
+        self.at = replace(self.at, looks=looks, best_pgd=highest, seconds=time.perf_counter() - self.begun)
         findings = tuple(found for found in (collapsed, robust_overfitting(looks, patience=monitor.patience)) if found)
         for found in findings:
             kind = found.partition(":")[0].partition(" since")[0]
