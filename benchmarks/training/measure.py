@@ -13,7 +13,7 @@ from hauberk.evaluate.statistics import clopper_pearson
 from hauberk.train import collect
 from hauberk.victims import Victim
 
-__all__ = ["Columns", "adv_prop", "radii_of_255", "standing_of", "under_attack"]
+__all__ = ["Columns", "clean_and_pgd", "radii_of_255", "standing_of", "under_attack"]
 
 Share = dict[str, float]
 Columns = Callable[[Victim, data.Source], dict[str, Any]]
@@ -49,9 +49,9 @@ def under_attack(threat: str, *, surrogate: str | None = "mnist-natural") -> Col
     """Clean, FGSM, PGD of 10 and 20 steps, PGD on the margin (the literature's C&W in L-inf), points made on another net, the suite."""
 
     def columns(victim: Victim, source: data.Source) -> dict[str, Any]:
-        x, y = (part for part in _xy(source))
+        x, y = _xy(source)
         found: dict[str, Any] = {
-            "clean": share(victim.labels(x, torch.arange(len(x))) == y),
+            "clean": share(scores(victim, x).argmax(dim=1) == y),
             "fgsm": kept(attacks.FGSM(), victim, x, y, threat),
             "pgd10": kept(attacks.PGD(steps=10), victim, x, y, threat),
             "pgd20": kept(attacks.PGD(steps=20), victim, x, y, threat),
@@ -76,7 +76,7 @@ def radii_of_255(radii: tuple[int, ...] = (2, 4, 8, 16)) -> Columns:
         found: dict[str, Any] = {"clean": _tops(scores(victim, x), y)}
         for radius in radii:
             one = run_attack(
-                attacks.FGSM(), victim, x, y, f"linf:{radius}/255@goal=least-likely", batch_size=500
+                attacks.FGSM(), victim, x, y, f"linf:{radius}/255@least-likely", batch_size=500
             ).adversarials
             found[f"step{radius}"] = _tops(scores(victim, one), y)
             many = run_attack(
@@ -88,14 +88,14 @@ def radii_of_255(radii: tuple[int, ...] = (2, 4, 8, 16)) -> Columns:
     return columns
 
 
-def adv_prop(threat: str) -> Columns:
-    """Clean accuracy of every example of the source, and PGD-20 of the first 1,000."""
+def clean_and_pgd(threat: str, *, attacked: int | None = None) -> Columns:
+    """Clean accuracy of every example of the source, and PGD-20 of the first `attacked`, or all."""
 
     def columns(victim: Victim, source: data.Source) -> dict[str, Any]:
         x, y = _xy(source)
         return {
             "clean": share(scores(victim, x).argmax(dim=1) == y),
-            "pgd20": kept(attacks.PGD(steps=20), victim, x[:1000], y[:1000], threat),
+            "pgd20": kept(attacks.PGD(steps=20), victim, x[:attacked], y[:attacked], threat),
         }
 
     return columns
@@ -103,15 +103,7 @@ def adv_prop(threat: str) -> Columns:
 
 def standing_of(threat: str) -> Columns:
     """Clean, PGD-20 and the suite: all that a curve needs."""
-
-    def columns(victim: Victim, source: data.Source) -> dict[str, Any]:
-        x, y = _xy(source)
-        return {
-            "clean": share(scores(victim, x).argmax(dim=1) == y),
-            "pgd20": kept(attacks.PGD(steps=20), victim, x, y, threat),
-        } | suite(victim, source, threat)
-
-    return columns
+    return lambda victim, source: clean_and_pgd(threat)(victim, source) | suite(victim, source, threat)
 
 
 def _tops(logits: Tensor, y: Tensor) -> dict[str, Share]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from measure import Columns, adv_prop, radii_of_255, standing_of, under_attack
+from measure import Columns, clean_and_pgd, radii_of_255, standing_of, under_attack
 
 __all__ = ["TABLES", "Row", "Table"]
 
@@ -139,7 +139,7 @@ TABLES = {
     "adv_prop": Table(
         "cifar10_test.parquet",
         10000,
-        adv_prop("linf:4/255"),
+        clean_and_pgd("linf:4/255", attacked=1000),
         tuple(
             Row(f"{name}, seed {seed}", f"{_CIFAR_SHORT} --epochs 12 --seed {seed} {options}")
             for seed in (0, 1)
