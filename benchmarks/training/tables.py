@@ -52,6 +52,7 @@ _OBJECTIVES = (
     _mnist("hypersphere on trades", "hypersphere:on=trades"),
     _mnist("free", "free:replays=8", inner=False),
     _mnist("fast", "fast", inner=False),
+    _mnist("fast, ramp", "fast:ramp=0.3", inner=False),
     _mnist("fast, clean start", "fast:start=clean", "--hold-out 500 --last", inner=False),
     _mnist("one step, clean start, ramp", "pgd_at", f"{_ONE} --hold-out 500 --last", inner=False),
     _mnist(
@@ -63,6 +64,8 @@ _OBJECTIVES = (
     _mnist("yopo", "yopo", inner=False),
     _mnist("dynamic", "dynamic", inner=False),
     _mnist("dynamic, c_max 0.1", "dynamic:c_max=0.1", inner=False),
+    _mnist("dynamic, ramp", "dynamic:ramp=0.3", inner=False),
+    _mnist("dynamic, ramp, c_max 0.1", "dynamic:ramp=0.3,c_max=0.1", inner=False),
     _mnist("curriculum", "curriculum", inner=False),
     _mnist("distributional", "distributional", inner=False),
     _mnist("mixed, least likely", "mixed", inner=False),

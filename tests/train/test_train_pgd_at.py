@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hauberk._rng import Streams
 from hauberk.errors import HauberkError, SettingError, ThreatError
-from hauberk.train import PGDAT, Adversarial, FastAdversarial, InnerPGD, Mart, Moment, Trades, initialise
+from hauberk.train import PGDAT, Adversarial, Dynamic, FastAdversarial, InnerPGD, Mart, Moment, Trades, initialise
 
 IDS = torch.tensor([5, 3, 11, 2, 7, 0])
 
@@ -142,10 +142,18 @@ def test_a_perturbed_example_is_in_the_region_and_the_same_in_every_batch(start:
     torch.testing.assert_close(part, whole[order])
 
 
-def test_a_ramp_lets_the_radius_grow_in_a_straight_line() -> None:
+@pytest.mark.parametrize(
+    "objective",
+    [
+        PGDAT(threat="linf:0.2", inner=InnerPGD(steps=3, start="clean", ramp=0.5)),
+        FastAdversarial(threat="linf:0.2", step=2.0, ramp=0.5),
+        Dynamic(threat="linf:0.2", start="clean", c_max=0.0, ramp=0.5),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_a_ramp_lets_the_radius_grow_in_a_straight_line(objective: Adversarial) -> None:
     net, (x, y) = _net(), _batch()
     x = x / 2 + 0.25  # the box is far
-    objective = PGDAT(threat="linf:0.2", inner=InnerPGD(steps=3, start="clean", ramp=0.5))
     for step, share in [(0, 0.2), (2, 0.6), (4, 1.0), (9, 1.0)]:
         z = objective.perturb(net, x, y, streams=Streams(0, IDS), at=Moment(step=step, steps=10))
         torch.testing.assert_close((z - x).abs().amax(), torch.tensor(0.2 * share, dtype=torch.float64))
@@ -181,6 +189,8 @@ def test_the_inner_ascent_works_in_evaluation_mode_and_leaves_modes_statistics_a
         lambda: InnerPGD(step_size=math.inf),
         lambda: InnerPGD(start="nowhere"),
         lambda: InnerPGD(ramp=1.5),
+        lambda: FastAdversarial(ramp=-0.1),
+        lambda: Dynamic(ramp=1.5),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_in_one_sentence(make: "type[Adversarial]") -> None:

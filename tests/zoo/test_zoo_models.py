@@ -24,6 +24,8 @@ NAMES = [
     "mnist-natural",
     "mnist-fgsm-rs",
     "mnist-robust",
+    "mnist-pgd-at",
+    "mnist-mart",
     "digits-mlp",
     "digits-pgd-at",
     "digits-trades",

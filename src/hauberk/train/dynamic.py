@@ -44,7 +44,7 @@ from hauberk.threat import Ball
 from hauberk.train._adversarial import Adversarial, in_mode
 from hauberk.train._objective import Losses, Moment
 from hauberk.train._status import Status
-from hauberk.train.inner import Inner, InnerPGD, ascent_direction
+from hauberk.train.inner import Inner, InnerPGD, ascent_direction, grown_ball
 
 __all__ = ["Dynamic", "first_order_condition"]
 
@@ -65,6 +65,7 @@ class Dynamic(Adversarial):
         steps: at most, >= 1.
         step_size: in the units of the radius; None: radius / 4.
         start: `uniform`, `clean` or `blocks`.
+        ramp: the share of the training in which the radius grows in a straight line from 0 to its value; 0: none, as in the paper.
 
     Raises:
         SettingError, UnknownNameError: a setting out of range.
@@ -78,6 +79,7 @@ class Dynamic(Adversarial):
     steps: int = 10
     step_size: float | None = None
     start: str = "uniform"
+    ramp: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +91,8 @@ class Dynamic(Adversarial):
             raise SettingError(f"dynamic training needs steps >= 1, got {self.steps}")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise SettingError(f"dynamic training needs a finite step_size > 0, got {self.step_size}")
+        if not 0 <= self.ramp <= 1:
+            raise SettingError(f"dynamic training needs a ramp between 0 and 1, got {self.ramp}")
         start_named(self.start)
 
     def threshold(self, at: Moment) -> float:
@@ -96,8 +100,9 @@ class Dynamic(Adversarial):
         return self.c_max * max(0.0, 1 - at.share / self.control)
 
     def perturb(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams, at: Moment) -> Batch:
-        ball, allowed = self.ball, self.threshold(at)
-        size = ball.reach / 4 if self.step_size is None else self.step_size
+        ball, grown = grown_ball(self.ball, self.ramp, at)
+        allowed = self.threshold(at)
+        size = ball.reach / 4 if self.step_size is None else self.step_size * grown
         rows = torch.arange(len(x), device=x.device)
         z = start_named(self.start)(x, rows, ball, streams).clone()
         taken, last = x.new_zeros(len(x)), x.new_zeros(len(x))

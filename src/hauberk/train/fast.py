@@ -37,11 +37,11 @@ from torch import nn
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels
 from hauberk.errors import SettingError
-from hauberk.threat import Norm, ThreatModel
+from hauberk.threat import Norm
 from hauberk.train._adversarial import Adversarial, in_mode
 from hauberk.train._objective import Losses, Moment
 from hauberk.train._status import Status
-from hauberk.train.inner import Inner, InnerPGD
+from hauberk.train.inner import Inner, InnerPGD, grown_ball
 
 __all__ = ["FastAdversarial"]
 
@@ -56,6 +56,7 @@ class FastAdversarial(Adversarial):
         mode: `train` by default, as the authors' program has it.
         step: alpha, the length of the step in radii, > 0; the paper advises 1.25.
         start: `uniform`, or `clean`, which collapses.
+        ramp: the share of the training in which the radius grows in a straight line from 0 to its value; 0: none, as in the paper.
 
     Raises:
         SettingError: another norm, a step that is not a positive number, or an unknown start.
@@ -67,6 +68,7 @@ class FastAdversarial(Adversarial):
     mode: str = "train"
     step: float = 1.25
     start: str = "uniform"
+    ramp: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,9 +80,11 @@ class FastAdversarial(Adversarial):
             raise SettingError(f"fast adversarial training needs a finite step > 0 (in radii), got {self.step}")
         if self.start not in ("uniform", "clean"):
             raise SettingError(f"the start of fast adversarial training is uniform or clean, got {self.start!r}")
+        if not 0 <= self.ramp <= 1:
+            raise SettingError(f"fast adversarial training needs a ramp between 0 and 1, got {self.ramp}")
 
     def perturb(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams, at: Moment) -> Batch:
-        radius = ThreatModel.parse(self.threat).radius
+        radius = grown_ball(self.ball, self.ramp, at)[0].reach
         delta = torch.zeros_like(x)
         if self.start == "uniform":
             start = streams.uniform(torch.arange(len(x)), x.shape[1:], dtype=x.dtype).to(x.device)

@@ -18,7 +18,7 @@ from hauberk.errors import SettingError
 from hauberk.threat import Ball
 from hauberk.train._objective import Moment
 
-__all__ = ["Climb", "Inner", "InnerPGD", "ascent_direction"]
+__all__ = ["Climb", "Inner", "InnerPGD", "ascent_direction", "grown_ball"]
 
 Climb: TypeAlias = Callable[[Batch, Rows], PerExample]
 """(points, the rows of the batch that they belong to) -> one number for each, attached to the graph of the points."""
@@ -39,6 +39,12 @@ def ascent_direction(climb: Climb, z: Batch, rows: Rows) -> tuple[PerExample, Ba
         values = climb(leaf, rows)
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
     return values.detach(), gradient.nan_to_num_(0.0, 0.0, 0.0)
+
+
+def grown_ball(ball: Ball, ramp: float, at: Moment) -> tuple[Ball, float]:
+    """The ball whose radius grows in a straight line from 0 in the first share `ramp` of the training, and the share it has reached."""
+    grown = min(1.0, (at.step + 1) / (ramp * at.steps)) if ramp else 1.0
+    return (replace(ball, radius=ball.radius * grown) if grown < 1 else ball), grown
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,7 @@ class InnerPGD:
                 start_named(name)
 
     def __call__(self, climb: Climb, x: Batch, ball: Ball, *, streams: Streams, at: Moment) -> Batch:
-        grown = min(1.0, (at.step + 1) / (self.ramp * at.steps)) if self.ramp else 1.0
-        ball = replace(ball, radius=ball.radius * grown) if grown < 1 else ball
+        ball, grown = grown_ball(ball, self.ramp, at)
         rows = torch.arange(len(x), device=x.device)
         z = self._begin(x, rows, ball, streams)
         size = ball.reach * 2.5 / self.steps if self.step_size is None else self.step_size * grown

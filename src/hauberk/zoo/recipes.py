@@ -188,6 +188,12 @@ RECIPES: Mapping[str, ZooRecipe] = MappingProxyType(
             " The radius, the crops and the number of epochs were chosen among nine trainings by what the suite `standard` left of the "
             "first 1,000 pictures of mnist5k; the figures of the MNIST test set were seen beside them.",
         ),
+        "mnist-pgd-at": _mnist_hardened(
+            "PGD adversarial training", PGDAT(threat="linf:0.3", inner=_MNIST_INNER), Recipe(epochs=10, **_MNIST_WAY)
+        ),
+        "mnist-mart": _mnist_hardened(
+            "MART", Mart(threat="linf:0.3", inner=_MNIST_INNER, beta=5.0), Recipe(epochs=10, **_MNIST_WAY)
+        ),
         "digits-mlp": ZooRecipe(
             summary="a 4,810-parameter net for scikit-learn's 8x8 digits, trained on clean pictures",
             make=digits_mlp,
