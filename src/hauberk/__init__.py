@@ -14,6 +14,7 @@ from importlib.metadata import version as _version
 
 from hauberk import attacks, data, zoo
 from hauberk.attacks import AttackResult
+from hauberk.certify import Certificates, certify
 from hauberk.errors import (
     AccessError,
     BudgetError,
@@ -37,6 +38,7 @@ __all__ = [
     "AttackResult",
     "Audit",
     "BudgetError",
+    "Certificates",
     "DataError",
     "Evaluation",
     "Goal",
@@ -60,6 +62,7 @@ __all__ = [
     "attacks",
     "audit",
     "bpda",
+    "certify",
     "compare",
     "data",
     "ensemble",

@@ -12,6 +12,7 @@ from hauberk.cli.guard import Command, Group
 from hauberk.cli.lists import show
 from hauberk.cli.runs import compare, report
 from hauberk.cli.train import train
+from hauberk.cli.verify import verify
 from hauberk.cli.zoo import zoo
 
 __all__ = ["app"]
@@ -55,6 +56,7 @@ for _name, _command in (
     ("attack", attack),
     ("audit", audit),
     ("train", train),
+    ("verify", verify),
     ("compare", compare),
     ("report", report),
     ("list", show),

@@ -15,6 +15,7 @@ from hauberk.train.awp import AWP
 from hauberk.train.clp import CLP
 from hauberk.train.compression import Prune, Quantise, sparsity
 from hauberk.train.constraints import ClipWeights, Constraint
+from hauberk.train.crown_ibp import CrownIBP
 from hauberk.train.curriculum import Curriculum
 from hauberk.train.detectors import collapse, robust_overfitting
 from hauberk.train.distillation import Distillation
@@ -22,9 +23,11 @@ from hauberk.train.distributional import Distributional
 from hauberk.train.dynamic import Dynamic
 from hauberk.train.fast import FastAdversarial
 from hauberk.train.free import Free
+from hauberk.train.gaussian import Gaussian
 from hauberk.train.grad_align import GradAlign
 from hauberk.train.gradient_penalty import GradientPenalty
 from hauberk.train.hypersphere import Hypersphere
+from hauberk.train.ibp import IBP
 from hauberk.train.inner import Inner, InnerPGD
 from hauberk.train.jacobian import JacobianPenalty
 from hauberk.train.label_smoothing import LabelSmoothing
@@ -34,6 +37,7 @@ from hauberk.train.maxout import Maxout, MaxoutConv2d
 from hauberk.train.mixed import Mixed
 from hauberk.train.mma import MMA
 from hauberk.train.monitor import Monitor
+from hauberk.train.mtl_ibp import MtlIBP
 from hauberk.train.natural import Natural
 from hauberk.train.parallel import World, join
 from hauberk.train.parseval import Parseval
@@ -42,6 +46,8 @@ from hauberk.train.rates import SGD, Adam, Constant, Cyclic, OneCycle, Optimiser
 from hauberk.train.recipe import Recipe
 from hauberk.train.records import Epoch
 from hauberk.train.regularised import Regularised, Regulariser
+from hauberk.train.relu_stability import ReluStability
+from hauberk.train.sabr import Sabr
 from hauberk.train.self_training import SelfTraining, pseudo_label
 from hauberk.train.spectral_norm import SpectralNorm, spectral_norm, without_spectral_norm
 from hauberk.train.spectral_projection import SpectralProjection
@@ -70,6 +76,7 @@ __all__ = [
     "AWP",
     "CLP",
     "EMA",
+    "IBP",
     "MMA",
     "PGDAT",
     "SGD",
@@ -82,6 +89,7 @@ __all__ = [
     "ClipWeights",
     "Constant",
     "Constraint",
+    "CrownIBP",
     "Curriculum",
     "Cutout",
     "Cyclic",
@@ -95,6 +103,7 @@ __all__ = [
     "Fitted",
     "Flip",
     "Free",
+    "Gaussian",
     "GradAlign",
     "GradientPenalty",
     "Hypersphere",
@@ -112,6 +121,7 @@ __all__ = [
     "Mixed",
     "Moment",
     "Monitor",
+    "MtlIBP",
     "Natural",
     "Objective",
     "OneCycle",
@@ -125,6 +135,8 @@ __all__ = [
     "Recipe",
     "Regularised",
     "Regulariser",
+    "ReluStability",
+    "Sabr",
     "SelfTraining",
     "SpectralNorm",
     "SpectralProjection",

@@ -37,7 +37,7 @@ from torch import nn
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels
 from hauberk.errors import SettingError
-from hauberk.threat import Norm
+from hauberk.threat import Norm, ThreatModel
 from hauberk.train._adversarial import Adversarial, in_mode
 from hauberk.train._objective import Losses, Moment
 from hauberk.train._status import Status
@@ -84,7 +84,7 @@ class FastAdversarial(Adversarial):
             raise SettingError(f"fast adversarial training needs a ramp between 0 and 1, got {self.ramp}")
 
     def perturb(self, net: nn.Module, x: Batch, y: Labels, *, streams: Streams, at: Moment) -> Batch:
-        radius = grown_ball(self.ball, self.ramp, at)[0].reach
+        radius = ThreatModel.parse(self.threat).radius * grown_ball(self.ball, self.ramp, at)[1]
         delta = torch.zeros_like(x)
         if self.start == "uniform":
             start = streams.uniform(torch.arange(len(x)), x.shape[1:], dtype=x.dtype).to(x.device)

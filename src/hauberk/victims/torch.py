@@ -136,6 +136,19 @@ class TorchVictim:
             "compile": self._compile,
         }
 
+    @property
+    def net(self) -> nn.Module:
+        """The private copy: read it, do not change it."""
+        return self._net
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return self._normalisation
+
+    @property
+    def answers(self) -> Answers:
+        return self._answers
+
     def __repr__(self) -> str:
         low, high = self.bounds
         classes = "" if self.classes is None else f", {self.classes} classes"
