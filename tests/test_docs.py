@@ -18,7 +18,16 @@ from hauberk.evidence.table import ROWS
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("changelog.d/*.md")])
 PAGES = [page for page in PAGES if "_build" not in page.parts]
-RUN = ["README.md", "docs/tutorial.md", "docs/threats.md", "docs/wrappers.md", "docs/defenses.md", "docs/certify.md"]
+RUN = [
+    "README.md",
+    "docs/tutorial.md",
+    "docs/threats.md",
+    "docs/wrappers.md",
+    "docs/defenses.md",
+    "docs/certify.md",
+    "docs/verify.md",
+    "docs/certified_training.md",
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
