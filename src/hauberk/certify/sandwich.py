@@ -38,6 +38,8 @@ __all__ = ["METHODS", "certify"]
 METHODS = ("auto", "crown_ibp", "crown", "alpha_crown", "branch_and_bound")
 """How far to go; `auto` goes all the way."""
 _BISECTIONS = 14
+_FIRST_SLICE = 4.0
+"""Seconds that branch and bound gives to each example at first; four times as many in each further round."""
 
 
 def certify(
@@ -166,17 +168,20 @@ def _batch(work: _Work, x: Batch, y: Labels, right: Tensor, ids: Rows) -> Certif
             open_rows = attacked(open_rows, steps=10, rivals=0)
     open_rows = attacked(open_rows, steps=40, rivals=3)
     share = (time.perf_counter() - began) / max(1, len(x))
-    if "branch_and_bound" in work.names:
-        for row in open_rows.tolist():
+    slice_seconds = _FIRST_SLICE
+    while "branch_and_bound" in work.names and len(open_rows) and not work.late():
+        for row in open_rows.tolist():  # a hard example must not eat the time of those behind it
             if work.late():
                 break
             start = time.perf_counter()
-            verdict, point = _searched(work, x[row : row + 1], y[row : row + 1])
-            extra[row] = time.perf_counter() - start
+            verdict, point = _searched(work, x[row : row + 1], y[row : row + 1], start + slice_seconds)
+            extra[row] += time.perf_counter() - start
             if verdict == "holds":
                 proven(torch.tensor([row]), "branch_and_bound")
             elif point is not None:
                 broken(torch.tensor([row]), point[None], "branch_and_bound")
+        open_rows = open_rows[torch.tensor([status[row] == "undecided" for row in open_rows.tolist()])]
+        slice_seconds *= 4
     exact = torch.tensor([state != "undecided" for state in status])
     return Certificates(lower, upper, witness, status, method, exact, extra + share)
 
@@ -250,8 +255,8 @@ def _descended(
     return best, found
 
 
-def _searched(work: _Work, x: Batch, y: Labels) -> tuple[str, Tensor | None]:
-    """Branch and bound on one example: `holds`, or `unknown` with or without a point that breaks it."""
+def _searched(work: _Work, x: Batch, y: Labels, until: float) -> tuple[str, Tensor | None]:
+    """Branch and bound on one example, to the time `until`: `holds`, or `unknown` with or without a point that breaks it."""
     graph, region = work.graph, work.region
     inputs = Inputs.of(region, x)
     ranges = refined(graph, ranges_of(graph, inputs))
@@ -264,13 +269,16 @@ def _searched(work: _Work, x: Batch, y: Labels) -> tuple[str, Tensor | None]:
         point = torch.from_numpy(flat).to(x.dtype).reshape(x.shape)
         return bool(region.contains(point, x)[0]) and bool(work.wrong(point, y)[0])
 
+    def late() -> bool:
+        return work.late() or time.perf_counter() > until
+
     asked = Property(cases)
     stacked = asked.by_box()[0]
     witness = Witness(graph.to(dtype=torch.float32), asked, confirm)
     for place in least.argsort(descending=True).tolist():
         if float(least[place]) > 0:
             continue
-        verdict = BranchAndBound()(graph, ranges, spec[0, place], 0.0, stacked, witness, late=work.late)
+        verdict = BranchAndBound()(graph, ranges, spec[0, place], 0.0, stacked, witness, late=late)
         if verdict.status == "violated" and verdict.witness is not None:
             return "violated", torch.from_numpy(verdict.witness).to(x.dtype).reshape(x.shape[1:])
         if verdict.status != "holds":
