@@ -137,6 +137,12 @@ def test_an_example_that_no_change_within_the_range_breaks_has_no_upper_end() ->
     assert found.status == ["undecided"]
 
 
+def test_a_proof_past_what_is_broken_is_an_alarm() -> None:
+    x, one = torch.zeros(2, 1), torch.ones(2, dtype=torch.float64)
+    with pytest.raises(AssertionError, match=r"example 1 is proven within 1 and broken by a change of 0\.5"):
+        hb.Certificates(one, torch.tensor([2.0, 0.5]).double(), x, ["broken"] * 2, ["crown"] * 2, one > 1, one)
+
+
 class _Loud(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.bessel_j0(x.flatten(1))
@@ -147,6 +153,7 @@ class _Loud(nn.Module):
     [
         ({"threat": "l0:3"}, ThreatError),
         ({"threat": "linf:0.1,0.2"}, ThreatError),
+        ({"threat": "linf:8/255@grid255"}, ThreatError),  # what a search in the ball finds may lie between the steps
         ({"threat": "linf:0.1", "method": "magic"}, SettingError),
         ({"threat": "linf:0.1", "budget_seconds": 0}, SettingError),
     ],

@@ -404,3 +404,12 @@ def test_a_run_of_mlflow_ends_as_the_training_ended(monkeypatch: pytest.MonkeyPa
     assert client.queries == ['attributes.run_name = "Ann\'s"']
     with pytest.raises(SettingError, match="quotes"):
         MLflow("'\"")
+
+
+def test_records_that_mlflow_cannot_open_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str | None) -> None:
+        raise ValueError("unsupported URI 'x'\nand more")
+
+    monkeypatch.setitem(__import__("sys").modules, "mlflow", SimpleNamespace(MlflowClient=refuse))
+    with pytest.raises(SettingError, match="unsupported URI 'x'; set MLFLOW_TRACKING_URI"):
+        fit(_Line(), _line(), Natural(), ONE_STEP, loggers=[MLflow("x")])

@@ -34,6 +34,7 @@ __all__ = [
     "ranges_of",
     "require_bounds",
     "rows_at_a_time",
+    "shifted",
     "supports",
     "tightened",
 ]
@@ -133,7 +134,12 @@ def lower_bounds(graph: Graph, ranges: Ranges, spec: Tensor, offset: Tensor | No
         plain = Inputs(*ranges.last).minimum_of(through, rows) + constant - slack_of(constant.dtype) * constant.abs()
         found = torch.maximum(found, torch.where(plain.isnan(), -torch.inf, plain))
     found = found.reshape(count, each)
-    return found if offset is None else found + offset
+    return found if offset is None else shifted(found, offset)
+
+
+def shifted(bound: Tensor, offset: Tensor) -> Tensor:
+    """A lower bound and a constant, added without ending above their sum."""
+    return bound + offset - slack_of(bound.dtype) * (bound.abs() + offset.abs())
 
 
 def bound_of(

@@ -12,7 +12,20 @@ from torch import Tensor
 from hauberk.bounds.inputs import slack_of
 from hauberk.bounds.relaxations import can_bound, image
 from hauberk.layered.graph import Graph, Node
-from hauberk.layered.ops import Add, Concat, Elementwise, LinearOp, Pad, Permute, Pick, Reshape, Scale, moves
+from hauberk.layered.ops import (
+    Add,
+    AvgPool,
+    Concat,
+    Elementwise,
+    LinearOp,
+    Mean,
+    Pad,
+    Permute,
+    Pick,
+    Reshape,
+    Scale,
+    moves,
+)
 
 __all__ = ["Range", "interval_of", "intervals", "keeps_boxes", "unbounded"]
 
@@ -39,19 +52,29 @@ def _image(node: Node, inputs: list[Range], *, slack: bool) -> Range:
     (low, high), op = inputs[0], node.op
     if isinstance(op, LinearOp):
         if moves(op):
-            return op.apply(low), op.apply(high)
+            adds = slack and isinstance(op, Mean | AvgPool)
+            reach = slack_of(low.dtype) * op.apply(_largest(low, high)) if adds else 0.0
+            return op.apply(low) - reach, op.apply(high) + reach
         middle, half = (low + high) / 2, (high - low) / 2
         center, reach = op(middle), op.magnitude(half)
         if slack:
             reach = reach + slack_of(low.dtype) * (op.magnitude(middle.abs()) + reach + center.abs())
         return center - reach, center + reach
     if isinstance(op, Add):
-        return sum((part[0] for part in inputs[1:]), start=low), sum((part[1] for part in inputs[1:]), start=high)
+        magnitude = sum((_largest(*part) for part in inputs), start=torch.zeros_like(low))
+        reach = slack_of(low.dtype) * magnitude if slack else 0.0
+        least, most = (sum((part[side] for part in inputs[1:]), start=inputs[0][side]) for side in (0, 1))
+        return least - reach, most + reach
     if isinstance(op, Concat):
         return op(*(part[0] for part in inputs)), op(*(part[1] for part in inputs))
     if isinstance(op, Elementwise):
         return image(op, low, high)
     raise NotImplementedError(f"{type(op).__name__} has no rule")  # `unbounded` says so before any work
+
+
+def _largest(low: Tensor, high: Tensor) -> Tensor:
+    """The largest magnitude within each range."""
+    return torch.maximum(low.abs(), high.abs())
 
 
 def intervals(graph: Graph, low: Tensor, high: Tensor, *, slack: bool = True) -> list[Range]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hauberk._shapes import Batch, PerExample, wide
 from hauberk.bounds.backward import Functions
-from hauberk.bounds.crown import Ranges, bound_of
+from hauberk.bounds.crown import Ranges, bound_of, shifted
 from hauberk.bounds.relaxations import Lines, has_kink, relu_lines
 from hauberk.layered.graph import Graph
 from hauberk.layered.ops import Elementwise
@@ -95,7 +95,7 @@ def optimised(
             value, functions_of_input = bound_of(
                 graph, position, functions, None, ranges.inputs, lines, pulls=pulls, seen=seen if step == 0 else None
             )
-            value = value if offset is None else value + offset
+            value = value if offset is None else shifted(value, offset)
         found = value.detach()
         if best is None:
             best = found

@@ -127,6 +127,7 @@ class Verdict:
         seconds: spent.
         domains: how many parts of the problem were bounded.
         bound: the least lower bound of what is left; above 0 where the property holds.
+        reason: why another verifier's answer is not taken; empty for our own.
     """
 
     status: Status
@@ -135,3 +136,4 @@ class Verdict:
     seconds: float = 0.0
     domains: int = 0
     bound: float = float("-inf")
+    reason: str = ""

@@ -80,9 +80,11 @@ def certify(
         raise SettingError(f"the budget is a number of seconds > 0, got {budget_seconds}")
     victim, threat = wrap(model), ThreatModel.parse(threat)
     x, y = check_inputs(victim, x, y)
+    if threat.chart is not None or threat.goal != "untargeted" or threat.grid is not None or len(threat.radii) > 1:
+        raise ThreatError(
+            f"certify takes a norm with one radius or none, without goal and grid, for example linf:0.1, got {threat}"
+        )
     threat.check(x, victim.bounds)
-    if threat.chart is not None or threat.goal != "untargeted" or len(threat.radii) > 1:
-        raise ThreatError(f"certify takes a norm with one radius or none, for example linf:0.1, got {threat}")
     region = threat.ball(victim.bounds)
     graph = layered(victim, x.shape[1:])
     plain = lowered(folded(graph))
@@ -311,12 +313,13 @@ def _bisected(work: _Work, x: Batch, y: Labels, right: Tensor, ids: Rows) -> Cer
             upper[rows[better]], witness[rows[better]] = size[better], points[better]
             lower[rows[~found]] = torch.maximum(lower[rows[~found]], torch.minimum(trial, upper[rows])[~found])
         lower.zero_()  # that was where the attack failed, which proves nothing
-        low, high = torch.zeros_like(reach), torch.minimum(upper[rows], reach)
+        # a little past what was broken: a proof there is a contradiction, which `Certificates` refuses
+        low, high = torch.zeros_like(reach), torch.minimum(1.01 * upper[rows], reach)
         for _ in range(_BISECTIONS):
             trial = torch.where(low == 0, high / 2, (low + high) / 2)
             least, _ = _least(work, x[rows], y[rows], ball(trial), name)
             low, high = torch.where(least > 0, trial, low), torch.where(least > 0, high, trial)
-        lower[rows] = low.to(torch.float32).double()
+        lower[rows] = low.to(x.dtype).double()  # the radius that was bounded
     status = [
         "misclassified" if not good else "broken" if math.isfinite(end) else "undecided"
         for good, end in zip(right.tolist(), upper.tolist(), strict=True)

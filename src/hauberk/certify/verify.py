@@ -17,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hauberk.bounds import Inputs, lower_bounds, ranges_of, require_bounds
 from hauberk.bounds.optimise import optimised
@@ -65,9 +66,9 @@ def verify(
             "check that they belong together"
         )
     single = graph.detach().to(dtype=torch.float32)
-    plain = lowered(folded(single))
-    require_bounds(plain)
-    double = plain.to(dtype=torch.float64)
+    double = lowered(folded(single.to(dtype=torch.float64)))  # folding in float32 would change the network
+    require_bounds(double)
+    plain = double.to(dtype=torch.float32)
     witness = Witness(single, asked, confirm)
 
     def late() -> bool:
@@ -92,17 +93,26 @@ def verify(
     return finished(Verdict("holds", method, None, 0.0, domains, bound))
 
 
+def _down(values: Tensor, kind: torch.dtype) -> Tensor:
+    """In another dtype, rounded so that none grows."""
+    near = values.to(kind)
+    return torch.where(near.double() > values, torch.nextafter(near, torch.full_like(near, -torch.inf)), near)
+
+
 def _in_box(
     plain: Graph, double: Graph, stacked: Stacked, witness: Witness, seed: int, late: Callable[[], bool]
 ) -> Verdict:
     """All cases of one box of many inputs."""
-    low, high = (side.float().reshape(1, *plain.input_shape) for side in (stacked.lower, stacked.upper))
+    if not torch.equal(stacked.C.float().double(), stacked.C):
+        plain = double  # rows that float32 cannot hold
+    kind = torch.float64 if plain is double else torch.float32
+    low, high = (side.to(kind).reshape(1, *plain.input_shape) for side in (stacked.lower, stacked.upper))
     low, high = (
         torch.nextafter(low, torch.full_like(low, -torch.inf)),
         torch.nextafter(high, torch.full_like(high, torch.inf)),
     )  # float32 may have rounded inward
     ranges = ranges_of(plain, Inputs(low, high))
-    spec, offset = stacked.C.float().reshape(1, -1, *plain.output_shape), stacked.d.float()[None]
+    spec, offset = stacked.C.to(kind).reshape(1, -1, *plain.output_shape), _down(stacked.d, kind)[None]
     least = lower_bounds(plain, ranges, spec, offset)
     if not bool((stacked.worst(least) <= 0).any()):
         return Verdict("holds", "crown", domains=1, bound=float(stacked.worst(least).min()))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hauberk.errors import SettingError, require
+from hauberk.victims.victim import first_line
 
 __all__ = ["Logger", "MLflow", "Sink", "TensorBoard"]
 
@@ -72,7 +73,8 @@ class MLflow:
         uri: the tracking server or folder; None: as MLflow is configured.
 
     Raises:
-        SettingError: a name with both kinds of quotes, which MLflow cannot search for.
+        SettingError: a name with both kinds of quotes, which MLflow cannot search for; when the training begins, records that
+            MLflow cannot open.
     """
 
     run: str
@@ -86,8 +88,14 @@ class MLflow:
             )
 
     def open(self, settings: Mapping[str, str], step: int) -> Sink:
-        client: Any = require("mlflow", "mlflow", "logging to MLflow").MlflowClient(self.uri)
-        found = client.get_experiment_by_name(self.experiment)
+        package: Any = require("mlflow", "mlflow", "logging to MLflow")
+        try:
+            client: Any = package.MlflowClient(self.uri)
+            found = client.get_experiment_by_name(self.experiment)
+        except Exception as error:  # MLflow has error classes of its own
+            raise SettingError(
+                f"MLflow cannot open its records: {first_line(error)}; set MLFLOW_TRACKING_URI to a server or a database"
+            ) from error
         experiment = client.create_experiment(self.experiment) if found is None else found.experiment_id
         quote = '"' if "'" in self.run else "'"
         query = f"attributes.run_name = {quote}{self.run}{quote}"
