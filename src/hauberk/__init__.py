@@ -18,6 +18,7 @@ from hauberk.certify import Certificates, certify
 from hauberk.errors import (
     AccessError,
     BudgetError,
+    ContradictionError,
     DataError,
     HauberkError,
     InputError,
@@ -39,6 +40,7 @@ __all__ = [
     "Audit",
     "BudgetError",
     "Certificates",
+    "ContradictionError",
     "DataError",
     "Evaluation",
     "Goal",

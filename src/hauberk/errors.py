@@ -10,7 +10,8 @@ HauberkError
 ├── BudgetError (RuntimeError)         a method asked for more than the meter still allows: a bug in the method
 ├── UnknownNameError (LookupError)     no such attack, suite, model or data set; the message lists the near ones
 ├── MissingExtraError (ImportError)    an optional dependency is absent; the message names the extra
-└── RunError (RuntimeError)            a run folder that is corrupt, foreign, in use, or of another evaluation
+├── RunError (RuntimeError)            a run folder that is corrupt, foreign, in use, or of another evaluation
+└── ContradictionError (AssertionError) something is proven and broken at once: a bug in hauberk
 """
 
 import difflib
@@ -21,6 +22,7 @@ from types import ModuleType
 __all__ = [
     "AccessError",
     "BudgetError",
+    "ContradictionError",
     "DataError",
     "HauberkError",
     "InputError",
@@ -84,6 +86,10 @@ class MissingExtraError(HauberkError, ImportError):
 
 class RunError(HauberkError, RuntimeError):
     """A run folder that is corrupt, foreign, in use, or of another evaluation."""
+
+
+class ContradictionError(HauberkError, AssertionError):
+    """Something is proven and broken at once: one of the two is wrong."""
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -182,7 +182,7 @@ def test_numbers_of_an_option_may_be_spelled_in_many_ways(
 
 def hauberk_evaluate() -> Any:
     """The module, which the function of its name hides."""
-    return sys.modules["hauberk.cli.evaluate"]
+    return sys.modules["hauberk.cli.evaluating"]
 
 
 @pytest.mark.parametrize(

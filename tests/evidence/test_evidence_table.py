@@ -38,7 +38,8 @@ def test_the_columns_are_those_of_the_contract() -> None:
     assert ", ".join(f"{field.name} {field.type}" for field in ROWS) == (
         "example int64, label int32, predicted int32, status string, method string, radius double, linf float, l2 float, "
         "l1 float, l0 int32, adversarial_label int32, confidence float, clean_confidence float, forwards int64, "
-        "backwards int64, queries int64, vote float, vote_low float, vote_high float"
+        "backwards int64, queries int64, vote float, vote_low float, vote_high float, "
+        "lower double, estimate double, upper double"
     )
 
 
@@ -125,9 +126,10 @@ def test_other_columns_and_no_file_are_refused(tmp_path: Path) -> None:
         read_rows(tmp_path / "none", "none", "the cure")
 
 
-def test_a_table_from_before_there_were_votes_still_opens(tmp_path: Path) -> None:
+@pytest.mark.parametrize("newer", [("vote", "vote_low", "vote_high"), ("lower", "estimate", "upper")])
+def test_a_table_from_before_there_were_votes_or_proofs_still_opens(tmp_path: Path, newer: tuple[str, ...]) -> None:
     table = rows_table(columns_of(5))
-    old = table.drop_columns(["vote", "vote_low", "vote_high"])
+    old = table.drop_columns(list(newer))
     pq.write_table(old, tmp_path / "rows.parquet")
     assert read_rows(tmp_path / "rows.parquet", "rows.parquet", "none").equals(table)
-    assert set(table["vote"].to_pylist()) == {None}
+    assert set(table[newer[0]].to_pylist()) == {None}

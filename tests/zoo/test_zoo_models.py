@@ -26,6 +26,7 @@ NAMES = [
     "mnist-robust",
     "mnist-pgd-at",
     "mnist-mart",
+    "mnist-certified",
     "digits-mlp",
     "digits-pgd-at",
     "digits-trades",
@@ -114,6 +115,9 @@ def test_the_cards_say_what_the_suite_left() -> None:
         for name in NAMES
     }
     assert at["mnist-robust"][0.3]["value"] >= 0.9
+    proven = zoo.card("mnist-certified")["measured"]["radii"][-1]
+    assert proven["radius"] == 0.3
+    assert proven["robust_accuracy"]["upper"]["value"] >= proven["robust_accuracy"]["lower"]["value"] >= 0.85
     assert zoo.card("mnist-robust")["measured"]["clean_accuracy"]["value"] >= 0.98
     for name in ("digits-pgd-at", "digits-trades", "digits-mart"):
         assert at[name][0.1]["low"] > at["digits-mlp"][0.1]["high"]
@@ -137,6 +141,16 @@ def test_training_against_fgsm_pays_under_pgd_and_the_natural_net_falls() -> Non
         robust[name] = (net(z).argmax(1) == y).float().mean().item()
     assert robust["mnist-natural"] < 0.1
     assert robust["mnist-fgsm-rs"] > 0.8
+
+
+def test_intervals_prove_the_certified_net_right_and_no_other() -> None:
+    examples = collect(data.load("mnist5k", n=200))
+    shares = {
+        name: hb.certify(zoo.load(name), examples.x, examples.y, "linf:0.3", method="crown_ibp").certified_accuracy(0.3)
+        for name in ("mnist-certified", "mnist-robust")
+    }
+    assert shares["mnist-certified"] > 0.8
+    assert shares["mnist-robust"] == 0
 
 
 def test_two_calls_give_two_copies() -> None:

@@ -1,14 +1,16 @@
 """What certifying gives for each example: the radius that is proven, the change that breaks it, and how both are known."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hauberk._shapes import Batch, PerExample
+from hauberk.errors import ContradictionError
 
-__all__ = ["Certificates"]
+__all__ = ["Certificates", "joined", "none_yet"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class Certificates:
     def __post_init__(self) -> None:
         if bool((self.lower > self.upper).any()):
             worst = int((self.lower - self.upper).argmax())
-            raise AssertionError(
+            raise ContradictionError(
                 f"example {worst} is proven within {float(self.lower[worst]):g} and broken by a change of {float(self.upper[worst]):g}: "
                 "one of the two is wrong; please report it"
             )
@@ -61,3 +63,16 @@ class Certificates:
 def none_yet(x: Batch) -> tuple[Tensor, Tensor]:
     """Lower and upper ends before anything is known."""
     return torch.zeros(len(x), dtype=torch.float64), torch.full((len(x),), torch.inf, dtype=torch.float64)
+
+
+def joined(parts: Sequence[Certificates]) -> Certificates:
+    """The certificates of several batches, one after the other."""
+    return Certificates(
+        torch.cat([part.lower for part in parts]),
+        torch.cat([part.upper for part in parts]),
+        torch.cat([part.witness for part in parts]),
+        [status for part in parts for status in part.status],
+        [name for part in parts for name in part.method],
+        torch.cat([part.exact for part in parts]),
+        torch.cat([part.seconds for part in parts]),
+    )

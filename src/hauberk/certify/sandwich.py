@@ -9,34 +9,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hauberk._rng import Streams
-from hauberk._shapes import Batch, Labels, PerExample, Rows
-from hauberk.bounds import Inputs, Ranges, lower_bounds, ranges_of, require_bounds
-from hauberk.bounds.optimise import optimised
-from hauberk.bounds.refine import refined
-from hauberk.certify._certificate import Certificates, none_yet
-from hauberk.certify._falsify import Witness
-from hauberk.certify._property import Case, Property
-from hauberk.certify.branch_and_bound import BranchAndBound
-from hauberk.errors import ModelError, SettingError, ThreatError
-from hauberk.layered.fold import folded
+from hauberk._shapes import Batch, Labels, Rows
+from hauberk.certify._certificate import Certificates, joined, none_yet
+from hauberk.certify.prover import CHEAP, METHODS, Prover, before, methods_to
+from hauberk.errors import SettingError, ThreatError
 from hauberk.layered.graph import Graph
-from hauberk.layered.lower import lowered
 from hauberk.threat import Ball, ThreatModel
 from hauberk.victims import check_inputs, wrap
-from hauberk.victims.layered import layered
 
 __all__ = ["METHODS", "certify"]
 
-METHODS = ("auto", "crown_ibp", "crown", "alpha_crown", "branch_and_bound")
-"""How far to go; `auto` goes all the way."""
 _BISECTIONS = 14
 _FIRST_SLICE = 4.0
 """Seconds that branch and bound gives to each example at first; four times as many in each further round."""
@@ -74,8 +63,7 @@ def certify(
     bound, whatever it is given.
     """
     began = time.perf_counter()
-    if method not in METHODS:
-        raise SettingError(f"the method is one of {', '.join(METHODS)}, got {method!r}")
+    names = methods_to(method)
     if not budget_seconds > 0:
         raise SettingError(f"the budget is a number of seconds > 0, got {budget_seconds}")
     victim, threat = wrap(model), ThreatModel.parse(threat)
@@ -86,19 +74,10 @@ def certify(
         )
     threat.check(x, victim.bounds)
     region = threat.ball(victim.bounds)
-    graph = layered(victim, x.shape[1:])
-    plain = lowered(folded(graph))
-    require_bounds(plain)
+    prover = Prover.of(victim, x.shape[1:])
+    answered = victim.labels(x, torch.arange(len(x), device=x.device)).cpu()
+    prover.check(x, answered)
     x, y = x.cpu(), y.cpu()
-    with torch.no_grad():
-        predicted = graph(x).flatten(1).argmax(dim=1)
-    answered = victim.labels(x.to(victim.device), torch.arange(len(x), device=victim.device)).cpu()
-    if not torch.equal(predicted, answered):
-        raise ModelError(
-            f"{victim.name!r} and the network read from it disagree on {int((predicted != answered).sum())} of {len(x)} examples; a proof "
-            "would speak of another model: please report it"
-        )
-    names = METHODS if method == "auto" else METHODS[: METHODS.index(method) + 1]
 
     def late() -> bool:
         return time.perf_counter() - began > budget_seconds
@@ -107,27 +86,19 @@ def certify(
         rows = torch.arange(len(points), device=victim.device)
         return victim.labels(points.to(victim.device), rows).cpu() != labels
 
-    work = _Work(plain, wrong, Ball(region.norm, region.radius, region.box), names, seed, late)
-    parts = [
-        _batch(work, x[rows], y[rows], answered[rows] == y[rows], rows)
-        for rows in torch.arange(len(x)).split(batch_size)
-    ]
-    return Certificates(
-        torch.cat([part.lower for part in parts]),
-        torch.cat([part.upper for part in parts]),
-        torch.cat([part.witness for part in parts]),
-        [status for part in parts for status in part.status],
-        [name for part in parts for name in part.method],
-        torch.cat([part.exact for part in parts]),
-        torch.cat([part.seconds for part in parts]),
-    )
+    work = _Work(prover, wrong, Ball(region.norm, region.radius, region.box), names, seed, late)
+    every = torch.arange(len(x))
+    right = answered == y
+    each = _quick if work.region.finite else _bisected
+    found = joined([each(work, x[rows], y[rows], right[rows], rows) for rows in every.split(batch_size)])
+    return _searched(work, x, y, found) if work.region.finite else found
 
 
 @dataclass(frozen=True, eq=False)
 class _Work:
     """What does not change from batch to batch."""
 
-    graph: Graph
+    prover: Prover
     wrong: Callable[[Batch, Labels], Tensor]
     region: Ball
     names: tuple[str, ...]
@@ -135,79 +106,67 @@ class _Work:
     late: Callable[[], bool]
 
 
-def _batch(work: _Work, x: Batch, y: Labels, right: Tensor, ids: Rows) -> Certificates:
+def _quick(work: _Work, x: Batch, y: Labels, right: Tensor, ids: Rows) -> Certificates:
+    """What cheap bounds and projected gradient descent decide."""
     began = time.perf_counter()
     lower, upper = none_yet(x)
     upper[~right] = 0.0
     status = ["undecided" if good else "misclassified" for good in right.tolist()]
     method = ["" if good else "clean" for good in right.tolist()]
-    witness, extra = x.clone(), torch.zeros(len(x), dtype=torch.float64)
+    witness, radius = x.clone(), float(work.region.radius)
     open_rows = right.nonzero()[:, 0]
-    if not work.region.finite:
-        return _bisected(work, x, y, right, ids)
-    radius = float(work.region.radius)
-
-    def proven(rows: Rows, name: str) -> None:
-        for row in rows.tolist():
-            status[row], method[row], lower[row] = "proven", name, radius
-
-    def broken(rows: Rows, points: Batch, name: str) -> None:
-        for row, point in zip(rows.tolist(), points, strict=True):
-            status[row], method[row], witness[row] = "broken", name, point
-            upper[row] = float(work.region.size(point[None].double(), x[row : row + 1].double()))
 
     def attacked(rows: Rows, *, steps: int, rivals: int) -> Rows:
         points, found = _attacked(work, x[rows], y[rows], work.region, ids[rows], steps=steps, rivals=rivals)
-        broken(rows[found], points[found], "pgd")
+        for row, point in zip(rows[found].tolist(), points[found], strict=True):
+            status[row], method[row], witness[row] = "broken", "pgd", point
+            upper[row] = _size(work, x[row], point)
         return rows[~found]
 
-    for name in ("crown_ibp", "crown", "alpha_crown"):
+    for name in CHEAP:
         if name in work.names and len(open_rows):
-            least, _ = _least(work, x[open_rows], y[open_rows], work.region, name)
-            proven(open_rows[least > 0], name)
+            least = work.prover.least(x[open_rows], y[open_rows], work.region, name)
+            for row in open_rows[least > 0].tolist():
+                status[row], method[row], lower[row] = "proven", name, radius
             open_rows = open_rows[least <= 0]
         if name == "crown_ibp":
             open_rows = attacked(open_rows, steps=10, rivals=0)
-    open_rows = attacked(open_rows, steps=40, rivals=3)
+    attacked(open_rows, steps=40, rivals=3)
+    exact = torch.tensor([state != "undecided" for state in status])
     share = (time.perf_counter() - began) / max(1, len(x))
+    return Certificates(lower, upper, witness, status, method, exact, torch.full_like(lower, share))
+
+
+def _size(work: _Work, x: Tensor, point: Tensor) -> float:
+    return float(work.region.size(point[None].double(), x[None].double()))
+
+
+def _searched(work: _Work, x: Batch, y: Labels, found: Certificates) -> Certificates:
+    """Branch and bound on what is undecided, in slices of time: a hard example must not eat the time of those behind it."""
+    lower, upper, witness, seconds = (part.clone() for part in (found.lower, found.upper, found.witness, found.seconds))
+    status, method = list(found.status), list(found.method)
     slice_seconds = _FIRST_SLICE
-    while "branch_and_bound" in work.names and len(open_rows) and not work.late():
-        for row in open_rows.tolist():  # a hard example must not eat the time of those behind it
+    while "branch_and_bound" in work.names and "undecided" in status and not work.late():
+        for row in [row for row, state in enumerate(status) if state == "undecided"]:
             if work.late():
                 break
             start = time.perf_counter()
-            verdict, point = _searched(work, x[row : row + 1], y[row : row + 1], start + slice_seconds)
-            extra[row] += time.perf_counter() - start
-            if verdict == "holds":
-                proven(torch.tensor([row]), "branch_and_bound")
+            own, label, until = x[row : row + 1], y[row : row + 1], before(start + slice_seconds, work.late)
+            holds, point = work.prover.searched(own, label, work.region, until, partial(_breaks, work, label))
+            seconds[row] += time.perf_counter() - start
+            if holds:
+                status[row], lower[row] = "proven", float(work.region.radius)
             elif point is not None:
-                broken(torch.tensor([row]), point[None], "branch_and_bound")
-        open_rows = open_rows[torch.tensor([status[row] == "undecided" for row in open_rows.tolist()])]
+                status[row], witness[row], upper[row] = "broken", point, _size(work, x[row], point)
+            if status[row] != "undecided":
+                method[row] = "branch_and_bound"
         slice_seconds *= 4
     exact = torch.tensor([state != "undecided" for state in status])
-    return Certificates(lower, upper, witness, status, method, exact, extra + share)
+    return Certificates(lower, upper, witness, status, method, exact, seconds)
 
 
-def _spec(classes: int, y: Labels, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(B, classes - 1, classes) the margins of the true class over each other one, and (B, classes - 1) which one that is."""
-    eye = torch.eye(classes, dtype=dtype)
-    others = torch.tensor([[c for c in range(classes) if c != own] for own in y.tolist()]).reshape(len(y), classes - 1)
-    return eye[y][:, None] - eye[others], others
-
-
-def _least(work: _Work, x: Batch, y: Labels, region: Ball, name: str) -> tuple[PerExample, Ranges]:
-    """(B,) lower bounds of the smallest margin."""
-    graph = work.graph
-    ranges = ranges_of(graph, Inputs.of(region, x), "ibp" if name == "crown_ibp" else "crown")
-    spec, _ = _spec(math.prod(graph.output_shape), y, x.dtype)
-    least = lower_bounds(graph, ranges, spec.reshape(*spec.shape[:2], *graph.output_shape))
-    if name == "alpha_crown":
-        rows, which = (least <= 0).nonzero(as_tuple=True)
-        if len(rows):
-            functions = spec[rows, which].reshape(-1, *graph.output_shape)
-            found = optimised(graph, ranges.take(rows), functions, steps=10, rate=0.3).lower
-            least[rows, which] = torch.maximum(least[rows, which], found)
-    return least.amin(dim=1), ranges
+def _breaks(work: _Work, label: Labels, point: Batch) -> bool:
+    return bool(work.wrong(point, label)[0])
 
 
 def _attacked(
@@ -220,7 +179,7 @@ def _attacked(
     if not len(x):
         return best, found
     with torch.no_grad():
-        order = work.graph(x).flatten(1).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+        order = work.prover.graph(x).flatten(1).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
     for round_ in range(1 + min(rivals, order.shape[1] - 1)):
         rows = (~found).nonzero()[:, 0]
         if not len(rows):
@@ -228,7 +187,7 @@ def _attacked(
         rival = None if round_ == 0 else order[rows, round_ - 1]
         part = region.take(rows)
         streams = Streams(work.seed, ids[rows], f"certify {round_}")
-        points, hit = _descended(work.graph, x[rows], y[rows], rival, part, streams, steps)
+        points, hit = _descended(work.prover.graph, x[rows], y[rows], rival, part, streams, steps)
         hit &= part.contains(points, x[rows])
         hit[hit.clone()] = work.wrong(points[hit], y[rows[hit]])
         best[rows[hit]], found[rows[hit]] = points[hit], True
@@ -257,37 +216,6 @@ def _descended(
     return best, found
 
 
-def _searched(work: _Work, x: Batch, y: Labels, until: float) -> tuple[str, Tensor | None]:
-    """Branch and bound on one example, to the time `until`: `holds`, or `unknown` with or without a point that breaks it."""
-    graph, region = work.graph, work.region
-    inputs = Inputs.of(region, x)
-    ranges = refined(graph, ranges_of(graph, inputs))
-    spec, _ = _spec(math.prod(graph.output_shape), y, x.dtype)
-    least = lower_bounds(graph, ranges, spec.reshape(1, -1, *graph.output_shape))[0]
-    low, high = (side.double().flatten().numpy() for side in (inputs.low, inputs.high))
-    cases = tuple(Case(low, high, row[None].double().numpy(), np.zeros(1)) for row in spec[0])
-
-    def confirm(flat: NDArray[np.float32]) -> bool:
-        point = torch.from_numpy(flat).to(x.dtype).reshape(x.shape)
-        return bool(region.contains(point, x)[0]) and bool(work.wrong(point, y)[0])
-
-    def late() -> bool:
-        return work.late() or time.perf_counter() > until
-
-    asked = Property(cases)
-    stacked = asked.by_box()[0]
-    witness = Witness(graph.to(dtype=torch.float32), asked, confirm)
-    for place in least.argsort(descending=True).tolist():
-        if float(least[place]) > 0:
-            continue
-        verdict = BranchAndBound()(graph, ranges, spec[0, place], 0.0, stacked, witness, late=late)
-        if verdict.status == "violated" and verdict.witness is not None:
-            return "violated", torch.from_numpy(verdict.witness).to(x.dtype).reshape(x.shape[1:])
-        if verdict.status != "holds":
-            return "unknown", None
-    return "holds", None
-
-
 def _bisected(work: _Work, x: Batch, y: Labels, right: Tensor, ids: Rows) -> Certificates:
     """Both ends, each example at its own radius."""
     began = time.perf_counter()
@@ -296,30 +224,27 @@ def _bisected(work: _Work, x: Batch, y: Labels, right: Tensor, ids: Rows) -> Cer
     witness = x.clone()
     norm, box = work.region.norm, work.region.box
     rows = right.nonzero()[:, 0]
-    name = next((name for name in ("alpha_crown", "crown") if name in work.names), "crown_ibp")
-    farthest = norm.size(torch.full_like(x[:1], box[1] - box[0])).double()
+    name = next(name for name in reversed(CHEAP) if name in work.names)
 
     def ball(radius: Tensor) -> Ball:
         return Ball(norm, radius.to(x.dtype), box)
 
     if len(rows):
-        reach = farthest.expand(len(rows)).clone()
-        high = reach.clone()
-        for _ in range(_BISECTIONS):  # the attack: halve while it works, then between
-            trial = torch.where(upper[rows].isinf(), high, (lower[rows] + upper[rows]) / 2)
-            points, found = _attacked(work, x[rows], y[rows], ball(trial), ids[rows], steps=40, rivals=3)
-            size = norm.size((points - x[rows]).double())
-            better = found & (size < upper[rows])
-            upper[rows[better]], witness[rows[better]] = size[better], points[better]
-            lower[rows[~found]] = torch.maximum(lower[rows[~found]], torch.minimum(trial, upper[rows])[~found])
-        lower.zero_()  # that was where the attack failed, which proves nothing
+        reach = work.prover.farthest(x[rows], norm)
+        failed, trial, tried = torch.zeros_like(reach), reach.clone(), rows
+        for _ in range(_BISECTIONS):  # halve while it works, then between
+            points, found = _attacked(work, x[tried], y[tried], ball(trial), ids[tried], steps=40, rivals=3)
+            size = norm.size((points - x[tried]).double())
+            better = found & (size < upper[tried])
+            upper[tried[better]], witness[tried[better]] = size[better], points[better]
+            failed = torch.where(found, failed, torch.minimum(trial, upper[tried]))
+            alive = upper[tried].isfinite()  # what withstood any change would only withstand the same again
+            tried, failed = tried[alive], failed[alive]
+            trial = (failed + upper[tried]) / 2
+            if not len(tried):
+                break
         # a little past what was broken: a proof there is a contradiction, which `Certificates` refuses
-        low, high = torch.zeros_like(reach), torch.minimum(1.01 * upper[rows], reach)
-        for _ in range(_BISECTIONS):
-            trial = torch.where(low == 0, high / 2, (low + high) / 2)
-            least, _ = _least(work, x[rows], y[rows], ball(trial), name)
-            low, high = torch.where(least > 0, trial, low), torch.where(least > 0, high, trial)
-        lower[rows] = low.to(x.dtype).double()  # the radius that was bounded
+        lower[rows] = work.prover.radii(x[rows], y[rows], norm, name, torch.minimum(1.01 * upper[rows], reach))
     status = [
         "misclassified" if not good else "broken" if math.isfinite(end) else "undecided"
         for good, end in zip(right.tolist(), upper.tolist(), strict=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hauberk.cli import options as given
-from hauberk.cli.evaluate import write_json
+from hauberk.cli.evaluating import write_json
 from hauberk.cli.guard import Stop, say
 from hauberk.cli.models import open_both
 from hauberk.errors import SettingError, UnknownNameError

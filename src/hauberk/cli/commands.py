@@ -6,6 +6,7 @@ import typer
 
 from hauberk.cli.attack import attack
 from hauberk.cli.audit import audit
+from hauberk.cli.certify import certify
 from hauberk.cli.demo import demo
 from hauberk.cli.evaluate import evaluate
 from hauberk.cli.guard import Command, Group
@@ -18,7 +19,7 @@ from hauberk.cli.zoo import zoo
 __all__ = ["app"]
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 below the bar of --fail-under or not to be trusted (an error of the audit), 2 bad input, "
+    "Exit codes: 0 done, 1 below the bar of --fail-under or --fail-under-proven, or not to be trusted (an error of the audit), 2 bad input, "
     "3 a defect of hauberk, 130 interrupted."
 )
 
@@ -53,6 +54,7 @@ def _hauberk(
 
 for _name, _command in (
     ("evaluate", evaluate),
+    ("certify", certify),
     ("attack", attack),
     ("audit", audit),
     ("train", train),
@@ -62,6 +64,6 @@ for _name, _command in (
     ("list", show),
     ("demo", demo),
 ):
-    app.command(_name, cls=Command, epilog=_EPILOG if _name in ("evaluate", "audit") else None)(_command)
+    app.command(_name, cls=Command, epilog=_EPILOG if _name in ("evaluate", "certify", "audit") else None)(_command)
 
 app.add_typer(zoo, name="zoo")

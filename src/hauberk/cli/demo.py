@@ -8,7 +8,7 @@ import typer
 
 from hauberk import zoo
 from hauberk.cli import options as given
-from hauberk.cli.evaluate import write_json
+from hauberk.cli.evaluating import write_json
 from hauberk.cli.guard import Stop, say
 from hauberk.cli.kept import Kept
 from hauberk.data import load as load_data

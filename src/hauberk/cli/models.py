@@ -8,9 +8,10 @@ from hauberk.cli.options import ModelOptions
 from hauberk.cli.trained import is_training, open_training
 from hauberk.data import Source
 from hauberk.data import load as load_data
-from hauberk.errors import DataError, ModelError, SettingError
+from hauberk.errors import DataError, ModelError, SettingError, UnknownNameError
 from hauberk.victims import Victim, check_inputs, wrap
 from hauberk.victims import load as load_file
+from hauberk.zoo import architectures
 
 __all__ = ["load_model", "open_both"]
 
@@ -47,7 +48,17 @@ def load_model(spec: str, options: ModelOptions) -> Victim:
         low, high = manifest["bounds"]
         classes, name = manifest["classes"], Path(spec).expanduser().resolve().name
         return wrap(made, bounds=(low, high), output="logits", classes=classes, name=name, **wrapping)
-    return load_file(spec, arch=options.arch, trust_pickle=options.trust_pickle, **wrapping)
+    return load_file(spec, arch=_spelled_out(options.arch), trust_pickle=options.trust_pickle, **wrapping)
+
+
+def _spelled_out(arch: str | None) -> str | None:
+    """`zoo:NAME` as `module:factory`, anything else as it is."""
+    kind, _, name = (arch or "").partition(":")
+    if kind != "zoo":
+        return arch
+    if name not in architectures.__all__:
+        raise UnknownNameError.of("architecture of the zoo", name, architectures.__all__)
+    return f"{architectures.__name__}:{name}"
 
 
 def open_both(spec: str, options: ModelOptions, data: str, n: int | None, *, quiet: bool) -> tuple[Victim, Source]:

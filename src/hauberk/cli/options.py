@@ -15,16 +15,23 @@ __all__ = [
     "Arch",
     "BatchSize",
     "Bounds",
+    "Certify",
+    "CertifySeconds",
     "Classes",
     "Data",
     "Device",
     "Dtype",
+    "FailUnderProven",
+    "Html",
+    "Json",
     "Mean",
     "Model",
     "ModelOptions",
     "N",
+    "Out",
     "Output",
     "Quiet",
+    "Sandwich",
     "Seed",
     "Std",
     "Threads",
@@ -35,7 +42,7 @@ __all__ = [
     "writable",
 ]
 
-_MODEL, _RUN = "The model", "The work"
+_MODEL, _RUN, _PROOFS, _OUT = "The model", "The work", "Proofs", "What is written"
 
 Model = Annotated[
     str,
@@ -67,13 +74,74 @@ Threat = Annotated[
         "see also @grid255, @target=3, @scores, @labels. Other ways to change a picture: spatial:rotation=30, see hauberk list threats.",
     ),
 ]
+Certify = Annotated[
+    str,
+    typer.Option(
+        "--certify",
+        metavar="METHOD",
+        rich_help_panel=_PROOFS,
+        help="auto, or how far to go: crown_ibp, crown, alpha_crown, branch_and_bound; off seeks no proofs. Cheap ones come first, "
+        "so that no attack is spent on what is proven.",
+    ),
+]
+CertifySeconds = Annotated[
+    float,
+    typer.Option(
+        "--certify-seconds",
+        metavar="S",
+        rich_help_panel=_PROOFS,
+        help="Seconds of branch and bound, as a mean over the examples.",
+    ),
+]
+Sandwich = Annotated[
+    int,
+    typer.Option(
+        "--sandwich",
+        metavar="K",
+        rich_help_panel=_PROOFS,
+        help="For the first K examples also the largest radius that is proven, CLEVER's estimate and the smallest change found.",
+    ),
+]
+FailUnderProven = Annotated[
+    float | None,
+    typer.Option(
+        "--fail-under-proven",
+        metavar="SHARE",
+        rich_help_panel=_PROOFS,
+        help="Exit with 1 if less than this share is proven, such as 0.8.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        rich_help_panel=_OUT,
+        help="The run folder: rows, adversarial examples, result.json and report.html. Killed at any instant, the same "
+        "command finishes the run.",
+    ),
+]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        rich_help_panel=_OUT,
+        help="The result as JSON; - for standard output and nothing else there.",
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", rich_help_panel=_OUT, help="The report as one HTML file."),
+]
 Arch = Annotated[
     str | None,
     typer.Option(
         "--arch",
         metavar="WHERE:FACTORY",
         rich_help_panel=_MODEL,
-        help="For files that hold weights only: what builds the net, as module:factory or path/to/file.py:factory.",
+        help="For files that hold weights only: what builds the net, as module:factory, path/to/file.py:factory or zoo:mnist_cnn.",
     ),
 ]
 Bounds = Annotated[

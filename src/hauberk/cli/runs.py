@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hauberk.cli import options as given
-from hauberk.cli.evaluate import write_json
+from hauberk.cli.evaluating import write_json
 from hauberk.evaluate import compare as compare_runs
 from hauberk.evidence import RunFolder, pretty
 from hauberk.report import comparison, summary, write_html

@@ -13,16 +13,20 @@ import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
-from hauberk._shapes import Labels, Rows, flat
+from hauberk._shapes import Labels
 from hauberk.blocks.judge import Verdict, by_vote, judge
 from hauberk.data import Chunk
+from hauberk.evaluate.clean import Clean, look_clean
+from hauberk.evaluate.found import Found
+from hauberk.evaluate.proving import Proofs, Proving
+from hauberk.evaluate.rows import add_rows
 from hauberk.evaluate.suites import Suite
 from hauberk.evaluate.through import label_of
 from hauberk.evaluate.witness import Witness, is_foreign
-from hauberk.threat import Access, Ball, Goal, Norm, Region, Targeted, ThreatModel, goal_from
-from hauberk.victims import Meter, Victim, Votes, posed, shown
+from hauberk.threat import Access, Ball, Goal, Region, Targeted, ThreatModel, goal_from
+from hauberk.victims import Meter, Victim, posed, shown
 
-__all__ = ["ChunkEvidence", "Clean", "Known", "Tally", "look_clean", "run_chunk"]
+__all__ = ["ChunkEvidence", "Known", "Tally", "run_chunk"]
 
 
 @dataclass
@@ -30,12 +34,17 @@ class Tally:
     """What one stage of a suite did in a chunk at one radius; the judge's forward of each proposal is in the counts.
 
     `refused` counts proposals that the judge did not accept because they are not finite or lie outside the region, `silent` the
-    examples that are broken by a point the attack passed through and did not propose.
+    examples that are broken by a point the attack passed through and did not propose. `fresh` are those of the attempted that the
+    stage met at no smaller radius, `spared` those left out because they are proven, `withstood` the queries of those that it did not
+    break.
     """
 
     name: str
     radius: float
     attempted: int = 0
+    fresh: int = 0
+    spared: int = 0
+    withstood: int = 0
     broken: int = 0
     refused: int = 0
     silent: int = 0
@@ -53,23 +62,6 @@ class Known:
     method: str
 
 
-@dataclass(frozen=True, eq=False)
-class Clean:
-    """The victim's answers to the clean examples of a chunk.
-
-    Attributes:
-        predicted: (n,) int64; -1 where the answer is not finite.
-        confidence: (n,) softmax probability of the predicted class; NaN from a victim of labels only.
-        correct: (n,) bool.
-        logits: (n, classes), or None from a victim of labels only.
-    """
-
-    predicted: Labels
-    confidence: Tensor
-    correct: Tensor
-    logits: Tensor | None
-
-
 @dataclass(eq=False)
 class ChunkEvidence:
     """All that a chunk leaves: columns of rows, adversarial tensors, tallies and counts."""
@@ -82,31 +74,9 @@ class ChunkEvidence:
     charged: dict[str, int] = field(default_factory=dict)
     broken_before: int = 0
     clean: Clean | None = None
-    found: "_Found | None" = None
+    found: Found | None = None
     voted: bool = False
-
-
-def look_clean(meter: Meter, x: Tensor, y: Labels, rows: Rows | None = None) -> Clean:
-    """Classify the clean examples, which are all that the meter speaks of or these rows: one query each."""
-    rows = torch.arange(len(x), device=x.device) if rows is None else rows
-    if meter.judge_samples:
-        return _voted(meter.votes(x, rows), x, y)
-    if meter.access < Access.SCORES:
-        predicted = meter.labels(x, rows)
-        return Clean(predicted, torch.full((len(x),), torch.nan, device=x.device), predicted == y, None)
-    logits = meter.logits(x, rows)
-    sane = logits.isfinite().all(dim=1)
-    predicted = torch.where(sane, logits.argmax(dim=1), -1)
-    return Clean(predicted, logits.softmax(dim=1).amax(dim=1), predicted == y, logits)
-
-
-def _voted(votes: Votes, x: Tensor, y: Labels) -> Clean:
-    """The majority of a randomised victim's answers."""
-    predicted = votes.winner
-    if votes.logits is None:
-        return Clean(predicted, torch.full((len(x),), torch.nan, device=x.device), predicted == y, None)
-    confidence = votes.logits.softmax(dim=2).mean(dim=0).gather(1, predicted.clamp_min(0)[:, None]).squeeze(1)
-    return Clean(predicted, confidence, predicted == y, votes.logits.mean(dim=0))
+    proofs: Proofs | None = None
 
 
 def run_chunk(
@@ -119,6 +89,8 @@ def run_chunk(
     access: Access,
     known: Mapping[int, Known] | None = None,
     earlier: ChunkEvidence | None = None,
+    proving: Proving | None = None,
+    look: int = 0,
     advance: Callable[[str, int], None] | None = None,
 ) -> ChunkEvidence:
     """Evaluate one chunk.
@@ -128,7 +100,9 @@ def run_chunk(
         access: the most that may be asked.
         known: for example ids, points that count at the largest radius where the suite leaves the example standing.
         earlier: what other attacks left of the same chunk under the same threat. What they broke stays broken; where this victim
-            votes and the one before did not, only what the vote confirms.
+            votes and the one before did not, only what the vote confirms. What it proved stays proven.
+        proving: how proofs are sought; none are where None.
+        look: how many of the first examples get both ends at any radius, if proofs are sought.
         advance: called with the stage's name and the number of survivors whenever a stage ends.
     """
     x, y = chunk.x, chunk.y
@@ -141,20 +115,26 @@ def run_chunk(
     goal = goal_from(threat.goal, y, clean.logits)
     goal_met = _met(goal, y)
     open_ = clean.correct & ~goal_met
-    found = _Found(x)
+    could = open_.clone()
+    found = Found(x)
+    proofs = earlier.proofs if earlier is not None else None
+    if proofs is None and proving is not None:
+        proofs = proving.before(x, y, clean.predicted, goal, open_)
+    met: list[Tensor] = [torch.zeros_like(open_) for _ in suite.attacks]
+    spent_at: list[Tensor] = []
     tallies: list[Tally] = []
     columns: dict[str, list[Any]] = {}
     statuses: list[dict[str, float | int]] = []
     broken_before = 0
-    before = torch.zeros(3, n, dtype=torch.int64, device=device)
     for radius in threat.radii:
         region = threat.ball(victim.bounds, radius)
         if earlier is not None and earlier.found is not None:
             _carry_over(earlier.found, total, goal, open_, found, radius, revote=revote)
+        held = torch.zeros_like(open_) if proofs is None else proofs.hold(radius).to(device)
         for stage, attack in enumerate(suite.attacks):
-            tally = Tally(label_of(attack), radius)
+            tally = Tally(label_of(attack), radius, spared=int((open_ & held).sum()))
             tallies.append(tally)
-            live = everyone[open_]
+            live = everyone[open_ & ~held]
             if not len(live):
                 continue
             began = time.perf_counter()
@@ -180,34 +160,44 @@ def run_chunk(
                 found.draw(live[broken], parameters[broken])
             open_[live[broken]] = False
             tally.attempted += len(live)
+            tally.fresh += int((~met[stage][live]).sum())
+            met[stage][live] = True
             tally.broken += int(broken.sum())
             tally.refused += int((~verdict.allowed).sum())
             tally.forwards += int(meter.forwards.sum())
             tally.backwards += int(meter.backwards.sum())
             tally.queries += int(meter.queries.sum())
+            tally.withstood += int(meter.queries[~broken].sum())
             tally.seconds += time.perf_counter() - began
             if advance is not None:
-                advance(tally.name, int(open_.sum()))
+                advance(tally.name, int((open_ & ~held).sum()))
         if radius == threat.radii[-1]:
             broken_before = _adopt(known or {}, chunk, total, goal, region, open_, found, radius)
-        spent = torch.stack((total.forwards, total.backwards, total.queries))
-        _add_rows(columns, chunk, clean, found, radius, spent - before)
+        spent_at.append(torch.stack((total.forwards, total.backwards, total.queries)))
+    if proving is not None and proofs is not None and earlier is None:
+        proving.after(proofs, found, total, chunk, goal, could, look, lambda left: _tell(advance, left))
+        spent_at[-1] = torch.stack((total.forwards, total.backwards, total.queries))
+    if proofs is not None:
+        proofs.join(found, threat.norm, chunk.ids)
+    before = torch.zeros_like(spent_at[0])
+    for radius, spent in zip(threat.radii, spent_at, strict=True):
+        add_rows(columns, chunk, clean, found, proofs, radius, spent - before)
         before = spent
-        is_broken = found.method_index >= 0
-        statuses.append(
-            {
-                "radius": radius,
-                "misclassified": int((~clean.correct).sum()),
-                "broken": int(is_broken.sum()),
-                "undecided": int((clean.correct & ~is_broken).sum()),
-                "proven": 0,
-            }
-        )
+        is_broken = found.within(radius)
+        held = torch.zeros_like(is_broken) if proofs is None else proofs.hold(radius).to(device) & ~is_broken
+        counts = {
+            "misclassified": ~clean.correct,
+            "broken": is_broken,
+            "undecided": clean.correct & ~is_broken & ~held,
+            "proven": held,
+        }
+        statuses.append({"radius": radius} | {status: int(rows.sum()) for status, rows in counts.items()})
     standing = clean.correct & ~(found.method_index >= 0)
     classes: dict[int, list[int]] = {}
     for label in y.unique().tolist():
         own = y == label
-        classes[label] = [int(own.sum()), int((clean.correct & own).sum()), int((standing & own).sum())]
+        held = 0 if proofs is None else int((proofs.hold(threat.radii[-1]).to(device) & own & standing).sum())
+        classes[label] = [int(own.sum()), int((clean.correct & own).sum()), int((standing & own).sum()), held]
     charged = {
         "forwards": int(total.forwards.sum()),
         "backwards": int(total.backwards.sum()),
@@ -224,7 +214,13 @@ def run_chunk(
         clean,
         found,
         total.judge_samples > 0,
+        proofs,
     )
+
+
+def _tell(advance: Callable[[str, int], None] | None, left: int) -> None:
+    if advance is not None:
+        advance("branch and bound", left)
 
 
 def _confirmed(
@@ -247,50 +243,8 @@ def _confirmed(
     return points, replace(verdict, broken=broken, labels=labels, confidence=confidence, vote=vote), len(rows)
 
 
-class _Found:
-    """The adversarial point that the judge accepted for each example of a chunk."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x, self.points = x, x.clone()
-        self.labels = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
-        self.confidence = torch.full((len(x),), torch.nan, dtype=x.dtype, device=x.device)
-        self.radius = torch.full((len(x),), torch.nan, dtype=torch.float64)
-        self.method_index = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
-        self.vote = torch.full((3, len(x)), torch.nan, dtype=torch.float64)  # low, share, high; NaN where nobody voted
-        self.methods: list[str] = []
-        self.parameters: Tensor | None = None
-
-    def draw(self, rows: Tensor, parameters: Tensor) -> None:
-        """Remember which parameters drew the points of these rows."""
-        if self.parameters is None:
-            self.parameters = parameters.new_zeros(len(self.x), parameters.shape[1])
-        self.parameters[rows] = parameters
-
-    def keep(self, rows: Tensor, points: Tensor, verdict: Verdict, radius: float, method: str) -> None:
-        """Remember these points, one for each of the rows, with what the judge said of them."""
-        self.points[rows], self.labels[rows] = points, verdict.labels
-        self.confidence[rows] = verdict.confidence.to(self.confidence)
-        if verdict.vote is not None:
-            self.vote[:, rows.cpu()] = torch.stack(verdict.vote).to("cpu", torch.float64)
-        self.radius[rows.cpu()] = radius
-        if method not in self.methods:
-            self.methods.append(method)
-        self.method_index[rows] = self.methods.index(method)
-
-    def tensors(self, ids: Tensor) -> dict[str, Tensor]:
-        """For the broken examples: `example`, `radius` they were first broken at, `adversarials`, `originals`; under a threat of a
-        few parameters also the `parameters` of each adversarial, in their own units."""
-        broken = self.method_index >= 0
-        return {
-            "example": ids[broken.to(ids.device)],
-            "radius": self.radius[broken.cpu()],
-            "adversarials": self.points[broken],
-            "originals": self.x[broken],
-        } | ({} if self.parameters is None else {"parameters": self.parameters[broken]})
-
-
 def _carry_over(
-    earlier: _Found, meter: Meter, goal: Goal, open_: Tensor, found: _Found, radius: float, *, revote: bool
+    earlier: Found, meter: Meter, goal: Goal, open_: Tensor, found: Found, radius: float, *, revote: bool
 ) -> None:
     """Keep what was broken within this radius before; on a revote, only what the majority confirms."""
     within = (earlier.method_index >= 0) & (earlier.radius <= radius).to(open_.device)
@@ -322,7 +276,7 @@ def _adopt(
     goal: Goal,
     region: Ball,
     open_: Tensor,
-    found: _Found,
+    found: Found,
     radius: float,
 ) -> int:
     """Judge the known points of examples that still stand, against the examples as they are here; how many are broken."""
@@ -343,40 +297,3 @@ def _met(goal: Goal, y: Labels) -> Tensor:
     if isinstance(goal, Targeted):
         return goal.classes == y
     return torch.zeros_like(y, dtype=torch.bool)
-
-
-def _add_rows(
-    columns: dict[str, list[Any]], chunk: Chunk, clean: Clean, found: _Found, radius: float, spent: Tensor
-) -> None:
-    broken = (found.method_index >= 0).tolist()
-    delta = (found.points - found.x).to(torch.float64 if found.x.device.type != "mps" else found.x.dtype)
-    sizes = {norm: norm.size(delta).tolist() for norm in Norm} if flat(delta).shape[1] else {}
-    status = [
-        "misclassified" if not right else "broken" if fell else "undecided"
-        for right, fell in zip(clean.correct.tolist(), broken, strict=True)
-    ]
-
-    def where_broken(values: list[Any]) -> list[Any]:
-        return [value if fell else None for value, fell in zip(values, broken, strict=True)]
-
-    new: dict[str, list[Any]] = {
-        "example": chunk.ids.tolist(),
-        "label": chunk.y.tolist(),
-        "predicted": clean.predicted.tolist(),
-        "status": status,
-        "method": [found.methods[index] if index >= 0 else None for index in found.method_index.tolist()],
-        "radius": [radius] * len(status),
-        **{norm.value: where_broken(sizes[norm]) for norm in (Norm.LINF, Norm.L2, Norm.L1)},
-        "l0": where_broken([int(size) for size in sizes[Norm.L0]]),
-        "adversarial_label": where_broken(found.labels.tolist()),
-        "confidence": where_broken(found.confidence.tolist()),
-        "clean_confidence": clean.confidence.tolist(),
-        "forwards": spent[0].tolist(),
-        "backwards": spent[1].tolist(),
-        "queries": spent[2].tolist(),
-        "vote": where_broken(found.vote[1].tolist()),
-        "vote_low": where_broken(found.vote[0].tolist()),
-        "vote_high": where_broken(found.vote[2].tolist()),
-    }
-    for name, values in new.items():
-        columns.setdefault(name, []).extend(values)

@@ -20,6 +20,7 @@ from hauberk.evaluate.adapt import LOOKED, Adaptation, merged, planned, steps_fo
 from hauberk.evaluate.audit import POOL, AuditEvidence, audit_victim
 from hauberk.evaluate.cascade import run_chunk
 from hauberk.evaluate.progress import progress_bar
+from hauberk.evaluate.proving import SANDWICHED, Proving
 from hauberk.evaluate.result import build_result
 from hauberk.evaluate.statement import with_a_radius
 from hauberk.evaluate.suites import Suite, suite_for
@@ -55,10 +56,17 @@ class Evaluation:
         """Upper bound: share that no attack broke, at the largest radius."""
         return self.result["robust_accuracy"]["upper"]["value"]
 
+    @property
+    def certified_accuracy(self) -> float | None:
+        """Lower bound: share that is proven, at the largest radius; None where no proof was sought."""
+        lower = self.result["robust_accuracy"]["lower"]
+        return None if lower is None else lower["value"]
+
     def __repr__(self) -> str:
-        upper = self.result["robust_accuracy"]["upper"]
+        upper, proven = self.result["robust_accuracy"]["upper"], self.certified_accuracy
+        at_least = "" if proven is None else f"{proven:.1%} <= "
         return (
-            f"Evaluation(clean {self.clean_accuracy:.1%}, robust <= {upper['value']:.1%} "
+            f"Evaluation(clean {self.clean_accuracy:.1%}, {at_least}robust <= {upper['value']:.1%} "
             f"[{upper['low']:.1%}, {upper['high']:.1%}] under {self.result['threat']}, n={self.result['n']})"
         )
 
@@ -76,6 +84,9 @@ def evaluate(
     batch_size: int = 128,
     audit: bool = True,
     adapt: bool | Sequence[str] = False,
+    certify: str = "off",
+    certify_seconds: float = 0.5,
+    sandwich: int = SANDWICHED,
     keep_adversarials: bool = True,
     progress: bool = False,
     command: str | None = None,
@@ -96,6 +107,11 @@ def evaluate(
         adapt: apply the steps that the audit's findings ask for, such as averaging over a model's randomness, and evaluate what the
             suite left once more; a sequence of steps (see `hauberk.evaluate.audit.STEPS`) is applied besides. The result then holds
             the first verdict and the adapted one, which is the headline.
+        certify: `auto` to prove what can be proven, or how far to go: `crown_ibp`, `crown`, `alpha_crown` or `branch_and_bound`. Cheap
+            proofs come before the attacks, which leave proven examples alone; branch and bound comes after them. `off` proves nothing.
+        certify_seconds: of branch and bound, as a mean over the examples. The only limit here that depends on the clock.
+        sandwich: so many of the first examples get, if proofs are sought, both ends at any radius: the largest one that is proven,
+            CLEVER's estimate, and the smallest change that an attack finds.
         keep_adversarials: keep the broken examples' inputs beside their rows.
         progress: show a progress bar on stderr.
         command: what the user typed, for the report.
@@ -118,6 +134,9 @@ def evaluate(
     access = min(threat.access, victim.access)
     chosen = suite_for(suite, threat, access)
     chosen = chosen if stages is None else chosen.first(stages)
+    proving = None
+    if certify != "off":
+        proving = Proving.of(victim, source.shape, threat, certify, seconds=certify_seconds, looked=sandwich, seed=seed)
     manifest = Manifest(
         model_name=victim.name,
         model_fingerprint=victim.fingerprint(),
@@ -131,7 +150,8 @@ def evaluate(
         batch_size=batch_size,
         dtype=str(victim.dtype).removeprefix("torch."),
         options={"audit": audit, "keep_adversarials": keep_adversarials}
-        | ({} if wanted is None else {"adapt": list(wanted)}),
+        | ({} if wanted is None else {"adapt": list(wanted)})
+        | ({} if proving is None else {"certify": certify, "certify_seconds": certify_seconds, "sandwich": sandwich}),
         provenance=evidence.provenance(),
     )
     started = _now()
@@ -154,7 +174,18 @@ def evaluate(
                     # as are the examples that substitutes settle on, whichever chunk a run goes on with
                     adaptation = planned(victim, threat, steps, seed, _first(victim, source, LOOKED)[0])
                 ledger, rows, tensors = _work(
-                    victim, chunk, threat, chosen, seed, access, found, index == 0, adaptation, advance
+                    victim,
+                    chunk,
+                    threat,
+                    chosen,
+                    seed,
+                    access,
+                    found,
+                    index == 0,
+                    adaptation,
+                    advance,
+                    proving,
+                    0 if proving is None else max(0, min(len(chunk), proving.looked - index * batch_size)),
                 )
                 if not keep_adversarials:
                     tensors = {name: tensor[:0] for name, tensor in tensors.items()}
@@ -221,6 +252,8 @@ def _work(
     first: bool,
     adaptation: Adaptation | None,
     advance: Callable[[int, str], None],
+    proving: Proving | None,
+    look: int,
 ) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Evaluate one chunk: its ledger, rows and tensors. The first carries what the audit found and cost."""
     began = time.perf_counter()
@@ -235,6 +268,8 @@ def _work(
         seed=seed,
         access=access,
         known=None if found is None or threat.chart is not None else found.broken,  # they lie in a ball around x
+        proving=proving,
+        look=look,
         advance=lambda name, left: advance(0, f"{name}: {left} left"),
     )
     ledger: dict[str, Any] = {
@@ -245,6 +280,7 @@ def _work(
         "charged": made.charged,
         "broken_before": made.broken_before,
         "audit": found.to_json() if found is not None and first else None,
+        "proofs": None if made.proofs is None else made.proofs.to_json(),
     }
     if adaptation is not None:
         judge = adaptation.judge

@@ -12,6 +12,7 @@ from hauberk.attacks import name_of, settings_of
 from hauberk.data import Source
 from hauberk.evaluate.audit import STEPS, Finding, audit_cascade, audit_setting, in_order
 from hauberk.evaluate.cascade import Tally
+from hauberk.evaluate.certification import audit_proofs, certification, certify_entries, sought
 from hauberk.evaluate.statement import threat_statement
 from hauberk.evaluate.statistics import clopper_pearson
 from hauberk.evaluate.suites import Suite
@@ -45,6 +46,7 @@ def build_result(
     seen = len({label for ledger in ledgers for label, *_ in ledger["classes"]})
     audit, checks = _audit(ledgers)
     audit += audit_cascade(tallies, right)
+    audit += audit_proofs(ledgers)
     audit += audit_setting(threat, victim.bounds, access, victim.classes, seen, n, right)
     return {
         "schema": RESULT_SCHEMA,
@@ -76,6 +78,7 @@ def build_result(
             for attack, stage in zip(suite.attacks, zip(*tallies, strict=True), strict=True)
         ]
         + [_audit_entry(ledger["audit"], ledgers) for ledger in ledgers if ledger["audit"] is not None]
+        + certify_entries(ledgers)
         + _adapted_entries(ledgers, threat.radii),
         "cost": _cost(ledgers, n),
         "radii": radii,
@@ -83,6 +86,7 @@ def build_result(
         "audit": [finding.to_json() for finding in in_order(audit)],
         "audit_checks": checks,
         "audit_indicators": _indicators(ledgers),
+        "certified": certification(ledgers, tallies, threat.radii, manifest.options),
         "adapted": _adaptation(ledgers, n, threat.radii),
         "rows": "rows.parquet",
         "environment": {
@@ -111,6 +115,7 @@ def _adaptation(ledgers: Sequence[Ledger], n: int, radii: Sequence[float]) -> di
     parts = [ledger["adapted"] for ledger in ledgers if ledger.get("adapted") is not None]
     if not parts:
         return None
+    parts = [part | {"proofs": ledger.get("proofs")} for part, ledger in zip(parts, ledgers, strict=True)]
     first = [_radius(parts, index, n) for index in range(len(radii))]
     right = n - first[-1]["misclassified"]
     steps = [
@@ -138,6 +143,8 @@ def _adapted_entries(ledgers: Sequence[Ledger], radii: Sequence[float]) -> list[
         for total, tally in zip(chain.from_iterable(totals), part["attacks"], strict=True):
             for key in _COUNTS:
                 setattr(total, key, getattr(total, key) + tally.get(key, 0))
+            if "fresh" not in tally and total.radius == radii[0]:
+                total.fresh += tally["attempted"]
     return [
         {"name": stage["name"], "settings": stage["settings"]}
         | {key: count for key, count in _over_radii(tallies).items() if key not in ("refused", "silent")}
@@ -149,9 +156,10 @@ def _radius(ledgers: Sequence[Ledger], index: int, n: int) -> dict[str, Any]:
     rows = [ledger["statuses"][index] for ledger in ledgers]
     counts = {key: sum(row[key] for row in rows) for key in ("misclassified", "broken", "undecided", "proven")}
     standing = counts["undecided"] + counts["proven"]
+    lower = clopper_pearson(counts["proven"], n).to_json() if sought(ledgers) else None
     return {
         "radius": rows[0]["radius"],
-        "robust_accuracy": {"upper": clopper_pearson(standing, n).to_json(), "lower": None},
+        "robust_accuracy": {"upper": clopper_pearson(standing, n).to_json(), "lower": lower},
         **counts,
     }
 
@@ -163,14 +171,17 @@ def _tallies(ledgers: Sequence[Ledger], suite: Suite, radii: Sequence[float]) ->
         for total, part in zip(chain.from_iterable(totals), ledger["attacks"], strict=True):
             for key in _COUNTS:
                 setattr(total, key, getattr(total, key) + part.get(key, 0))
+            if "fresh" not in part and total.radius == radii[0]:  # written before proofs spared anybody
+                total.fresh += part["attempted"]
     return totals
 
 
 def _over_radii(tallies: Sequence[Tally]) -> dict[str, Any]:
-    """One stage over a curve: an example attempted at a larger radius was attempted at every smaller one, and none is broken
-    twice, so the examples are those of the first radius and the broken ones add up."""
+    """One stage over a curve: each example counts once where it was attempted, and none is broken twice."""
     summed = {key: sum(getattr(tally, key) for tally in tallies) for key in _COUNTS}
-    return summed | {"attempted": tallies[0].attempted}
+    fresh = summed.pop("fresh")
+    del summed["spared"], summed["withstood"]
+    return summed | {"attempted": fresh}
 
 
 def _audit_entry(audit: Mapping[str, Any], ledgers: Sequence[Ledger]) -> dict[str, Any]:
@@ -180,7 +191,19 @@ def _audit_entry(audit: Mapping[str, Any], ledgers: Sequence[Ledger]) -> dict[st
     return {"name": "audit", "settings": {}, "attempted": audit["examples"], "broken": broken} | counts
 
 
-_COUNTS = ("attempted", "broken", "refused", "silent", "forwards", "backwards", "queries", "seconds")
+_COUNTS = (
+    "attempted",
+    "fresh",
+    "spared",
+    "withstood",
+    "broken",
+    "refused",
+    "silent",
+    "forwards",
+    "backwards",
+    "queries",
+    "seconds",
+)
 
 
 def _cost(ledgers: Sequence[Ledger], n: int) -> dict[str, float]:
@@ -199,16 +222,20 @@ def _per_class(ledgers: Sequence[Ledger], names: Sequence[str] | None) -> list[d
     counts: dict[int, list[int]] = {}
     for ledger in ledgers:
         for label, *numbers in ledger["classes"]:
-            counts[label] = [a + b for a, b in zip(counts.get(label, [0, 0, 0]), numbers, strict=True)]
+            numbers += [0] * (4 - len(numbers))  # three, from before there were proofs
+            counts[label] = [a + b for a, b in zip(counts.get(label, [0] * 4), numbers, strict=True)]
     return [
         {
             "class": label,
             "name": names[label] if names is not None and label < len(names) else None,
             "count": count,
             "clean_accuracy": clopper_pearson(right, count).to_json(),
-            "robust_accuracy": {"upper": clopper_pearson(standing, count).to_json(), "lower": None},
+            "robust_accuracy": {
+                "upper": clopper_pearson(standing, count).to_json(),
+                "lower": clopper_pearson(proven, count).to_json() if sought(ledgers) else None,
+            },
         }
-        for label, (count, right, standing) in sorted(counts.items())
+        for label, (count, right, standing, proven) in sorted(counts.items())
     ]
 
 

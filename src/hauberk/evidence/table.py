@@ -36,11 +36,14 @@ ROWS = pa.schema(
         pa.field("vote", pa.float32()),
         pa.field("vote_low", pa.float32()),
         pa.field("vote_high", pa.float32()),
+        pa.field("lower", pa.float64()),
+        pa.field("estimate", pa.float64()),
+        pa.field("upper", pa.float64()),
     ]
 )
 """Columns of rows.parquet, in order."""
 
-_ADDED = ("vote", "vote_low", "vote_high")
+_ADDED = ("vote", "vote_low", "vote_high", "lower", "estimate", "upper")
 """Columns that came later: empty in runs that were written without them."""
 
 ROW_GROUP = 1 << 16
@@ -61,7 +64,7 @@ def rows_table(columns: Mapping[str, Sequence[Any] | Tensor | np.ndarray]) -> pa
 
     Args:
         columns: for each column one value per row; None, or NaN in a column of numbers, where there is none. The columns of a vote
-            may be left out.
+            and those of proofs may be left out.
 
     Raises:
         InputError: a column missing, unknown, of another length or kind, empty where it may not be; an unknown status.
@@ -120,7 +123,7 @@ def write_rows(sink: BinaryIO | pa.NativeFile, tables: Iterable[pa.Table]) -> in
 
 
 def read_rows(path: Path, shown: str, cure: str) -> pa.Table:
-    """A table that `write_rows` wrote, its checksums verified; the columns of a vote are empty where it is older than they are.
+    """A table that `write_rows` wrote, its checksums verified; columns that came later are empty where it is older than they are.
 
     Raises:
         RunError: missing, damaged, or with other columns.
@@ -137,6 +140,8 @@ def read_rows(path: Path, shown: str, cure: str) -> pa.Table:
     for name in _ADDED:
         if name not in names:
             table = table.append_column(ROWS.field(name), pa.nulls(table.num_rows, ROWS.field(name).type))
+    if set(table.schema.names) == set(ROWS.names):
+        table = table.select(ROWS.names)
     if not table.schema.equals(ROWS):
         raise RunError(f"expected the columns {', '.join(ROWS.names)} in {shown}, got {', '.join(names)}; {cure}")
     return table

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Curve", "Mark", "Series", "Tick", "curve"]
+__all__ = ["Curve", "Mark", "Series", "Span", "Spans", "Tick", "curve", "spans"]
 
 _WIDTH, _HEIGHT = 560.0, 340.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 28.0, 40.0, 52.0
@@ -69,6 +69,71 @@ class Curve:
     x: tuple[Tick, ...]
     y: tuple[Tick, ...]
     series: tuple[Series, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """One example: how far it is proven, the smallest change that breaks it, an estimate between them, and the words for it.
+
+    As given to `spans` in units of radius; as drawn, places down the picture, `upper` None where nothing breaks it.
+    """
+
+    lower: float
+    upper: float | None
+    estimate: float | None
+    text: str
+    x: float = 0.0
+
+
+@dataclass(frozen=True)
+class Spans:
+    """A drawing of one upright span an example."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    y: tuple[Tick, ...]
+    threats: tuple[Tick, ...]
+    thickness: float
+    spans: tuple[Span, ...]
+
+
+def spans(given: Sequence[Span], radii: Sequence[tuple[float, str]]) -> Spans | None:
+    """Lay out spans by increasing upper end, over the radii from 0 to the largest end; None where all of them are empty.
+
+    Args:
+        given: in any order.
+        radii: (radius, label) of the threat, drawn across.
+    """
+    ends = [end for span in given for end in (span.lower, span.upper, span.estimate) if end is not None]
+    far = 1.05 * max([*ends, *(radius for radius, _ in radii)], default=0.0)
+    if not ends or max(ends) <= 0:
+        return None
+
+    def y(radius: float) -> float:
+        return round(_TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - radius / far), 2)
+
+    order = sorted(given, key=lambda span: (math.inf if span.upper is None else span.upper, span.lower))
+    step = (_WIDTH - _LEFT - _RIGHT) / len(order)
+    drawn = [
+        Span(
+            y(span.lower),
+            None if span.upper is None else y(span.upper),
+            None if span.estimate is None else y(span.estimate),
+            span.text,
+            round(_LEFT + step * (place + 0.5), 2),
+        )
+        for place, span in enumerate(order)
+    ]
+    ticks = tuple(Tick(y(far * k / 4.2), f"{far * k / 4.2:.2g}") for k in range(5))
+    across = tuple(Tick(y(radius), label) for radius, label in radii)
+    thickness = round(max(1.0, min(9.0, 0.7 * step)), 2)
+    return Spans(
+        _WIDTH, _HEIGHT, _LEFT, _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM, ticks, across, thickness, tuple(drawn)
+    )
 
 
 def curve(lines: Sequence[tuple[str, Sequence[Mark]]], ticks: Sequence[tuple[float, str]]) -> Curve | None:

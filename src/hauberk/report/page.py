@@ -17,6 +17,7 @@ from hauberk.report.adaptation import adaptation_sentence, indicator_lines, step
 from hauberk.report.charts import Curve
 from hauberk.report.gallery import Case, cases
 from hauberk.report.outcomes import STATUSES, Level, drawing, levels
+from hauberk.report.proofs import Proven, proven
 from hauberk.report.words import (
     DASH,
     Headline,
@@ -65,6 +66,7 @@ class ClassLine:
     clean: str
     robust: str
     interval: str
+    proven: str
     clean_at: float | None
     at: float | None
     low: float | None
@@ -97,6 +99,7 @@ class Page:
     statuses: tuple[str, ...]
     attacks: tuple[AttackLine, ...]
     total: AttackLine | None
+    proven: Proven | None
     curve: Curve | None
     curve_words: str
     curve_is_sought: bool
@@ -156,6 +159,7 @@ def page(result: Mapping[str, Any], rows: pa.Table, adversarials: Iterable[Mappi
         statuses=tuple(s for s in STATUSES if s != "proven" or any(level.count("proven") for level in shown)),
         attacks=tuple(_attack_line(entry) for entry in result.get("attacks") or []),
         total=_total(result),
+        proven=proven(result, rows),
         curve=figure,
         curve_words=words,
         curve_is_sought=is_seeking(result),
@@ -206,7 +210,10 @@ def _tiles(result: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
         f"{amount(cost.get('forwards_per_example'))} forwards + {amount(cost.get('backwards_per_example'))} backwards"
     )
     tiles.append((f"Propagations per {noun(result, 1)}", amount(propagations(cost)), passes))
-    tiles.append(("Time spent attacking", duration(cost.get("seconds")), f"suite {plain(result.get('suite') or DASH)}"))
+    title = "Time spent" if result.get("certified") else "Time spent attacking"
+    proofs = (result.get("certified") or {}).get("seconds")
+    more = f", {duration(proofs)} of it proofs" if proofs is not None else ""
+    tiles.append((title, duration(cost.get("seconds")), f"suite {plain(result.get('suite') or DASH)}{more}"))
     return tuple(tiles)
 
 
@@ -243,8 +250,8 @@ def _total(result: Mapping[str, Any]) -> AttackLine | None:
 
 def _class_line(entry: Mapping[str, Any], name_of: Any) -> ClassLine:
     clean, robust = entry.get("clean_accuracy") or {}, entry.get("robust_accuracy") or {}
-    # A contract with bounds on both sides nests them; the class table speaks of the upper one.
-    robust = robust.get("upper") or robust
+    # A contract with bounds on both sides nests them; the picture speaks of the upper one.
+    lower, robust = robust.get("lower"), robust.get("upper") or robust
     at, low, high = (None if robust.get(key) is None else 100 * robust[key] for key in ("value", "low", "high"))
     return ClassLine(
         plain(entry["name"]) if entry.get("name") is not None else name_of(entry.get("class")),
@@ -252,6 +259,7 @@ def _class_line(entry: Mapping[str, Any], name_of: Any) -> ClassLine:
         percent(clean.get("value")),
         percent(robust.get("value")),
         interval(robust),
+        percent(lower["value"]) if lower else "",
         None if clean.get("value") is None else 100 * clean["value"],
         at,
         low,

@@ -104,7 +104,12 @@ def new_card(
             "batch_size": entry.recipe.batch_size,
             "seed": seed,
             "besides": [
-                repr(part) for part in (entry.recipe.average, *entry.recipe.augment, *entry.recipe.constraints) if part
+                *([] if entry.recipe.clip is None else [f"clip={entry.recipe.clip}"]),
+                *(
+                    repr(part)
+                    for part in (entry.recipe.average, *entry.recipe.augment, *entry.recipe.constraints)
+                    if part
+                ),
             ],
         },
         "training": {
@@ -173,9 +178,15 @@ def markdown(card: dict[str, Any]) -> str:
             f"- **Robust accuracy at most, `{measured['norm']}` radius {row['radius']:g}:** {_percent(row['robust_accuracy']['upper'])}."
             for row in measured["radii"]
         ]
+        proven = [row for row in measured["radii"] if row["robust_accuracy"]["lower"] is not None]
+        lines += [
+            f"- **Proven at least, `{measured['norm']}` radius {row['radius']:g}:** {_percent(row['robust_accuracy']['lower'])}."
+            for row in proven
+        ]
+        kinds = "upper and lower bounds" if proven else "upper bounds"
         lines.append(
             f"- **Measured by:** `hauberk.evaluate`, suite `{measured['suite']}`, the first {measured['n']:,} of {measured['data']}, "
-            f"seed {measured['seed']}; upper bounds, with exact 95 % intervals over the choice of pictures."
+            f"seed {measured['seed']}; {kinds}, with exact 95 % intervals over the choice of pictures."
         )
     lines += [f"- **Limits:** {card['limits']}", f"- **Licence:** {card['licence']}.", ""]
     return "\n".join(lines)

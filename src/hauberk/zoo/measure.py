@@ -57,12 +57,24 @@ def measure(
         progress: show a bar on the terminal.
     """
     torch.set_num_threads(threads)
-    card, threat = read_card(name, folder), recipe_of(name).threat
+    card, entry = read_card(name, folder), recipe_of(name)
+    threat = entry.threat
     victim = wrap(read_weights(name, folder), bounds=(0.0, 1.0), output="logits", classes=10, name=name)
     source = held_out(name, root)
     n = min(n, len(source))
     clean = clean_accuracy(victim, source)
-    result = evaluate(victim, source, threat, suite=suite, n=n, seed=seed, out=out, progress=progress).result
+    result = evaluate(
+        victim,
+        source,
+        threat,
+        suite=suite,
+        n=n,
+        seed=seed,
+        out=out,
+        certify=entry.certify,
+        sandwich=0,
+        progress=progress,
+    ).result
     card["measured"] = {
         "hauberk": result["hauberk"],
         "data": f"the first {len(source)} of digits" if source.name == "digits" else "the MNIST test set",

@@ -13,7 +13,7 @@ from hauberk.evaluate.audit.binarisation import binarisation_test
 from hauberk.evaluate.audit.finding import AuditEvidence, Finding, Indicator
 from hauberk.evaluate.audit.indicators import NAMES, indicators
 from hauberk.evaluate.audit.part import Part
-from hauberk.evaluate.cascade import look_clean
+from hauberk.evaluate.clean import look_clean
 from hauberk.threat import Access, ThreatModel
 from hauberk.victims import Meter, Victim
 
