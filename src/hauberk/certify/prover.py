@@ -8,7 +8,8 @@ A method bounds the left side from below, for all examples of a batch at once; b
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ CHEAP = ("crown_ibp", "crown", "alpha_crown")
 METHODS = ("auto", *CHEAP, "branch_and_bound")
 """How far to go; `auto` goes all the way."""
 _BISECTIONS = 14
+_LITTLE = 1e-3
+"""Up to which part of the largest score a positive bound is computed again in float64."""
 _TIE = 1e-4
 """How near two scores are, in parts of the largest, where the graph and the victim may round to different decisions."""
 
@@ -121,12 +124,28 @@ class Prover:
     def least(self, x: Batch, y: Labels, region: Ball, name: str, target: Labels | None = None) -> PerExample:
         """(B,) a lower bound of the smallest margin in the region: above 0, no point of it leaves y, or reaches the target.
 
+        Bounds that are positive by little are computed again in float64, and the smaller one counts.
+
         Args:
             x, y: on the CPU; y are the true classes.
             name: of `CHEAP`. A later one includes those before it.
             target: (B,) the one class that counts, which is not the true one.
         """
-        graph = self.graph
+        least = self._least(self.graph, x, y, region, name, target)
+        with torch.no_grad():
+            little = _LITTLE * self.graph(x).flatten(1).abs().amax(dim=1)
+        rows = ((least > 0) & (least <= little)).nonzero()[:, 0]
+        if len(rows) and x.dtype != torch.float64:
+            part = None if target is None else target[rows]
+            again = self._least(self._double, x[rows].double(), y[rows], _widened(region.take(rows)), name, part)
+            least[rows] = torch.minimum(least[rows], again.to(least))
+        return least
+
+    @cached_property
+    def _double(self) -> Graph:
+        return self.graph.to(dtype=torch.float64)
+
+    def _least(self, graph: Graph, x: Batch, y: Labels, region: Ball, name: str, target: Labels | None) -> PerExample:
         ranges: Ranges = ranges_of(graph, Inputs.of(region, x), "ibp" if name == "crown_ibp" else "crown")
         spec, _ = self._spec(y, target, x.dtype)
         least = lower_bounds(graph, ranges, spec)
@@ -199,3 +218,8 @@ class Prover:
 def before(until: float, late: Callable[[], bool]) -> Callable[[], bool]:
     """Late by this clock, or by the time `until` of `time.perf_counter`."""
     return lambda: late() or time.perf_counter() > until
+
+
+def _widened(region: Ball) -> Ball:
+    """The same ball; what its radius is in float32 stays."""
+    return replace(region, radius=region.radius.double()) if isinstance(region.radius, Tensor) else region

@@ -149,11 +149,13 @@ class Smoothing:
         looks = self.looks if self.radius is not None else 1
         return tuple(sorted({-(-self.n // 4**k) for k in range(min(looks, self.n.bit_length()))}))
 
-    def predict(self, model: Any, x: Any, *, streams: Streams, n: int | None = None) -> Labels:
+    def predict(
+        self, model: Any, x: Any, *, seed: int = 0, streams: Streams | None = None, n: int | None = None
+    ) -> Labels:
         """The label of the smoothed classifier; for each example, it is wrong with probability <= alpha over the noise.
 
         Args:
-            model, x, streams: as in `certify`; the draws are others.
+            model, x, seed, streams: as in `certify`; the draws are others.
             n: draws, >= 1; the setting where None.
 
         Returns:
@@ -167,20 +169,21 @@ class Smoothing:
         from scipy.stats import binom
 
         draws = self.n if n is None else _count("n", n)
-        victim, x = _checked(model, x, streams, draws)
+        victim, x, streams = _checked(model, x, seed, streams, draws)
         counts = self._counts(victim, x, streams.child("predict"), draws)
         most, which = counts.topk(2, dim=1)
         # the two-sided test of 1/2 is symmetric: twice the smaller tail
         p_value = torch.from_numpy(2 * binom.cdf(most[:, 1].numpy(), most.sum(dim=1).numpy(), 0.5))
         return torch.where(p_value <= self.alpha, which[:, 0] - 1, ABSTAIN)
 
-    def certify(self, model: Any, x: Any, *, streams: Streams) -> SmoothedCertificates:
+    def certify(self, model: Any, x: Any, *, seed: int = 0, streams: Streams | None = None) -> SmoothedCertificates:
         """A label of the smoothed classifier and a radius within which it stays, for each example.
 
         Args:
             model: a victim, a meter around one, or anything that `hauberk.wrap` takes with its defaults. Only labels are asked.
             x: (B, *shape) array or tensor of examples inside the victim's bounds.
-            streams: one stream an example; with the same streams the same certificates, in float64 however the work is cut.
+            seed: of the noise; the same seed gives the same certificates, in float64 however the work is cut.
+            streams: in the place of the seed, one stream an example: what each draws then goes by its id, not its place in x.
 
         Raises:
             DataError: no examples, or values that are not finite or outside the bounds.
@@ -189,7 +192,7 @@ class Smoothing:
 
         Cost: n0 + n queries an example; fewer with a `radius`. A victim whose classes are not known yet is first probed, uncounted.
         """
-        victim, x = _checked(model, x, streams, self.n0 + self.n)
+        victim, x, streams = _checked(model, x, seed, streams, self.n0 + self.n)
         live = torch.arange(len(x))
         chosen = self._counts(victim, x, streams.child("choose"), self.n0)[:, 1:].argmax(dim=1)
         votes, used = torch.zeros_like(live), torch.zeros_like(live)
@@ -335,8 +338,8 @@ def _cut(pieces: Iterable[tuple[Rows, Batch]], size: int) -> Iterator[tuple[Rows
         yield rows, z
 
 
-def _checked(model: Any, x: Any, streams: Streams, queries: int) -> tuple[Any, Batch]:
-    """The victim, and the examples as it takes them."""
+def _checked(model: Any, x: Any, seed: int, streams: Streams | None, queries: int) -> tuple[Any, Batch, Streams]:
+    """The victim, the examples as it takes them, and a stream for each."""
     victim = wrap(model)
     try:
         count = len(x)
@@ -348,6 +351,7 @@ def _checked(model: Any, x: Any, streams: Streams, queries: int) -> tuple[Any, B
             f"smoothing needs independent answers, and those of {victim.name!r} are averages over draws that a batch shares; "
             "smooth the victim inside"
         )
+    streams = Streams(seed, torch.arange(count)) if streams is None else streams
     if len(streams) != count:
         raise SettingError(
             f"expected one stream for each of {count} examples, got {len(streams)}; use streams.take(rows)"
@@ -358,7 +362,7 @@ def _checked(model: Any, x: Any, streams: Streams, queries: int) -> tuple[Any, B
             f"smoothing with these settings may ask {queries} queries of an example, got a meter that allows {left} more; "
             "lower n, or raise the budget"
         )
-    return victim, x
+    return victim, x, streams
 
 
 def _number(name: str, value: Any, below: float) -> float:
