@@ -70,6 +70,26 @@ class Closest(Live[Ball]):
         self._record(points, margin, logits)
         return margin
 
+    def ask_each(self, z: Tensor, *, allowed: bool = True) -> Tensor:
+        """(live, K) margins at K points of each live example, (live, K, *shape), asked in one batch: one query each; NaN where an
+        answer is not finite, or the example cannot pay for so many.
+
+        Args:
+            allowed: False where the points only probe the victim and none may be kept: they are not snapped then.
+        """
+        count = z.shape[1]
+        row = torch.arange(len(z), device=z.device).repeat_interleave(count)
+        points = self.space.take(row).snap(z.flatten(0, 1), self.x[row]).reshape(z.shape) if allowed else z
+        margin, logits = self._asked_each(points)
+        if allowed:
+            for k in range(count):
+                self._record(
+                    points[:, k], margin[:, k], None if logits is None else logits[:, k].nan_to_num(0.0, 0.0, 0.0)
+                )
+        else:
+            self._keep_only((self.victim.left(self.rows) >= 1) & ~self._done(self.size[self.rows]))
+        return margin
+
     def look(self, z: Batch, *, snap: bool = True) -> tuple[PerExample, Logits, Callable[[Logits], Batch]]:
         """The goal's margin and the scores at these points, and the function from a cotangent to a gradient, as often as wanted:
         one query, and one backward for each call, for each live example. Without `snap` the points may lie off the grid; such a

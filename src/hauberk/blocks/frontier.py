@@ -101,6 +101,28 @@ class Frontier(Live[Region]):
         self._record(points, margin)
         return margin
 
+    def ask_each(self, z: Tensor, *, allowed: bool = True) -> Tensor:
+        """(live, K) margins at K points of each live example, (live, K, *shape), asked in one batch: one query each.
+
+        NaN where an answer is not finite, or the example cannot pay for so many. All K are asked, whether or not an earlier one
+        breaks the example.
+
+        Args:
+            allowed: False where the points only probe the victim and none may be proposed: they are not snapped then.
+        """
+        count = z.shape[1]
+        if not allowed:
+            margin, _ = self._asked_each(z)
+            self._keep_only(self._can_pay(torch.ones_like(self.rows, dtype=torch.bool)))
+            return margin
+        row = torch.arange(len(z), device=z.device).repeat_interleave(count)
+        points = self.region.take(row).snap(z.flatten(0, 1), self.x[row]).reshape(z.shape)
+        margin, _ = self._asked_each(points)
+        best = margin.nan_to_num(-torch.inf).argmax(dim=1)
+        every = torch.arange(len(z), device=z.device)
+        self._record(points[every, best], margin[every, best])
+        return margin
+
     def climb(
         self, z: Batch, loss: Loss, *, towards: Goal | None = None, allowed: bool = True
     ) -> tuple[PerExample, Batch]:

@@ -63,6 +63,28 @@ class Live(Generic[Space]):
         margin = self.goal.reached(labels).to(self.x.dtype) * 2 - 1
         return torch.where(labels < 0, torch.nan, margin), None  # the scores behind such a label are not finite
 
+    def _asked_each(self, points: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The same for several points of each example, (live, K, *shape): (live, K) margins and (live, K, classes) scores.
+
+        All are asked in one batch. Points that an example can no longer pay for are not asked, the last ones first: NaN.
+        """
+        live, count = points.shape[:2]
+        place = torch.arange(live * count, device=points.device)
+        paid = self.victim.left(self.rows)[place // count] > place % count
+        row = (place // count)[paid]
+        asked, goal = points.flatten(0, 1)[paid], self.goal.take(row)
+        margin = self.x.new_full((live * count,), torch.nan)
+        if self._labels_only:
+            labels = self.victim.labels(asked, self.rows[row])
+            reached = goal.reached(labels).to(margin) * 2 - 1
+            margin[paid] = torch.where(labels < 0, torch.nan, reached)
+            return margin.reshape(live, count), None
+        logits = self.victim.logits(asked, self.rows[row])
+        margin[paid] = torch.where(logits.isfinite().all(dim=1), goal.margin(logits), torch.nan).to(margin)
+        scores = logits.new_full((live * count, logits.shape[1]), torch.nan)
+        scores[paid] = logits
+        return margin.reshape(live, count), scores.reshape(live, count, -1)
+
     def _margin(self, logits: Logits) -> PerExample:
         """The goal's margin; NaN where an answer is not finite, which the judge will not accept either."""
         return torch.where(logits.isfinite().all(dim=1), self.goal.margin(logits), torch.nan)
