@@ -219,7 +219,7 @@ def test_the_friendly_call_takes_goals_masks_ids_and_budgets() -> None:
     assert torch.equal(result.labels[result.broken], targets[result.broken])
     mask = torch.zeros(1, 2, 5, 6, dtype=torch.bool)
     mask[..., :3] = True
-    result = square(S.victim, S.x, S.y, "l2:2", steps=10, mask=mask, budget=4)
+    result = square(S.victim, S.x, S.y, "l2:2", steps=10, mask=mask, max_queries=4)
     assert torch.equal(result.adversarials[..., 3:], S.x[..., 3:])
     assert int(result.queries.max()) <= 4
     least = fgsm(S.victim, S.x, S.y, "linf:0.4@least-likely")
@@ -234,7 +234,7 @@ def test_requests_that_cannot_be_served_are_refused_in_one_sentence() -> None:
         (lambda: square(S.victim, S.x, S.y, "l1:1"), ThreatError, "square works in l2, linf"),
         (lambda: pgd(S.victim, S.x, S.y, "linf:0.1@scores"), AccessError, "gives scores only"),
         (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", step=3), SettingError, "no setting 'step'"),
-        (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", budget=0), SettingError, "at least one query"),
+        (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", max_queries=0), SettingError, "at least one query"),
         (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", ids=[1, 2]), SettingError, "one id for each"),
         (lambda: PGD(steps=0), SettingError, "steps > 0"),
         (lambda: PGD(momentum=-1), SettingError, "momentum >= 0"),

@@ -139,7 +139,7 @@ def test_an_attack_stays_in_the_set_repeats_itself_and_does_not_depend_on_the_ba
 def test_a_budget_is_kept_and_more_of_it_breaks_no_less(attack: str, where: str) -> None:
     before = torch.zeros(N, dtype=torch.bool)
     for budget in (1, 4, None):
-        found = attacked(attack, where, budget=budget)
+        found = attacked(attack, where, max_queries=budget)
         assert budget is None or int(found.queries.max()) <= budget
         assert not bool((before & ~found.broken).any())
         before = found.broken
@@ -282,7 +282,7 @@ def test_more_budget_never_finds_a_larger_transformation(threat: str) -> None:
     before = torch.full((N,), torch.inf, dtype=torch.float64)
     for budget in (1, 3, 10, 30, 60, None):
         attack = SmallestTransformation(points=81, bisections=4)
-        found = run_attack(attack, VICTIM, X, Y, threat, budget=budget)
+        found = run_attack(attack, VICTIM, X, Y, threat, max_queries=budget)
         size = torch.where(found.broken, found.sizes, torch.inf)
         assert bool((size <= before).all())
         assert budget is None or int(found.queries.max()) <= budget

@@ -215,7 +215,7 @@ def test_the_friendly_call_makes_settings_and_options_plain(monkeypatch: pytest.
         seen["attack"] = attack
 
     a = pgd(S.victim, S.x, S.y, "linf:0.06", steps=np.int64(3), seed=np.int32(2), batch_size=np.int64(4))
-    b = pgd(S.victim, S.x, S.y, "linf:0.06", steps=3, seed=2, batch_size=4, budget=np.int64(100))
+    b = pgd(S.victim, S.x, S.y, "linf:0.06", steps=3, seed=2, batch_size=4, max_queries=np.int64(100))
     assert torch.equal(a.adversarials, b.adversarials)
     monkeypatch.setattr(sys.modules["hauberk.attacks._friendly"], "run_attack", look)
     fgsm(S.victim, S.x, S.y, "linf:0.1", loss=np.str_("margin"))
@@ -236,8 +236,8 @@ def test_the_friendly_call_makes_settings_and_options_plain(monkeypatch: pytest.
         (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", seed=True), "expected seed to be a whole number"),
         (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", batch_size=2.5), "expected batch_size to be a whole number"),
         (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", batch_size=0), "at least one example"),
-        (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", budget=1.5), "expected budget to be a whole number"),
-        (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", budget=np.int64(0)), "at least one query"),
+        (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", max_queries=1.5), "expected max_queries to be a whole number"),
+        (lambda: pgd(S.victim, S.x, S.y, "linf:0.1", max_queries=np.int64(0)), "at least one query"),
     ],
 )
 def test_settings_out_of_range_are_refused_whoever_made_the_number(make: Callable[[], object], needle: str) -> None:

@@ -104,13 +104,13 @@ def test_a_budget_is_never_passed_and_what_an_example_gets_does_not_depend_on_th
     plan = (
         (SparseSwap(rivals=1, far=0), SparseSwap()) if norm == "l0" else (BoundarySlide(rivals=1, far=0), DDN(steps=60))
     )
-    together = hb.attacks.smallest(victim, x, y, norm, attacks=plan, budget=budget)
+    together = hb.attacks.smallest(victim, x, y, norm, attacks=plan, max_queries=budget)
     assert int(together.queries.max()) == budget
     assert torch.equal(together.queries, together.forwards)
     assert bool((together.backwards <= together.queries).all())
     for row in (0, 3, 11, 17):
         one = slice(row, row + 1)
-        alone = hb.attacks.smallest(victim, x[one], y[one], norm, attacks=plan, budget=budget, ids=[row])
+        alone = hb.attacks.smallest(victim, x[one], y[one], norm, attacks=plan, max_queries=budget, ids=[row])
         assert int(alone.queries) == int(together.queries[row])
         assert torch.allclose(alone.adversarials[0], together.adversarials[row], atol=1e-9)
         assert alone.found_by[0] == together.found_by[row]
@@ -119,7 +119,7 @@ def test_a_budget_is_never_passed_and_what_an_example_gets_does_not_depend_on_th
 def test_a_later_attack_spends_what_the_earlier_ones_left_of_the_budget() -> None:
     victim, x, y = classes()
     first = hb.attacks.run_attack(FMN(steps=10), victim, x, y, "l2")
-    both = hb.attacks.smallest(victim, x, y, "l2", attacks=(FMN(steps=10), DDN(steps=1000)), budget=40)
+    both = hb.attacks.smallest(victim, x, y, "l2", attacks=(FMN(steps=10), DDN(steps=1000)), max_queries=40)
     assert int(first.queries.max()) == 11
     assert both.queries[1:].tolist() == [40] * 23
     assert int(both.queries[0]) == 1  # misclassified from the start
@@ -128,7 +128,7 @@ def test_a_later_attack_spends_what_the_earlier_ones_left_of_the_budget() -> Non
 def test_a_budget_of_no_query_is_refused() -> None:
     victim, x, y = classes()
     with pytest.raises(SettingError, match="at least one query"):
-        hb.attacks.smallest(victim, x, y, "l2", budget=0)
+        hb.attacks.smallest(victim, x, y, "l2", max_queries=0)
 
 
 def test_the_curve_forgives_what_the_ball_forgives_and_no_more() -> None:

@@ -83,7 +83,7 @@ def run_attack(
     mask: Any = None,
     ids: Any = None,
     starts: Any = None,
-    budget: int | None = None,
+    max_queries: int | None = None,
     batch_size: int = 256,
 ) -> AttackResult:
     """Attack the examples, batch by batch, and judge what comes out.
@@ -102,7 +102,7 @@ def run_attack(
             draw the same numbers.
         starts: (n, *shape) array or tensor of points from which to go on besides the examples, such as what another attack found;
             for attacks that can (`continues`). What lies outside the bounds is brought back.
-        budget: the most queries for any one example.
+        max_queries: for any one example; a hard limit.
         batch_size: examples that are worked on together.
 
     Raises:
@@ -123,9 +123,9 @@ def run_attack(
             "use an attack for that access, see: hauberk list attacks"
         )
     seed, batch_size = whole_number("seed", seed), whole_number("batch_size", batch_size)
-    budget = None if budget is None else whole_number("budget", budget)
-    if budget is not None and budget < 1:
-        raise SettingError(f"a budget is at least one query an example, got {budget}")
+    max_queries = None if max_queries is None else whole_number("max_queries", max_queries)
+    if max_queries is not None and max_queries < 1:
+        raise SettingError(f"an attack may ask at least one query an example, got max_queries={max_queries}")
     if batch_size < 1:
         raise SettingError(f"a batch holds at least one example, got batch_size={batch_size}")
     everyone = torch.arange(len(x), device=x.device)
@@ -144,7 +144,7 @@ def run_attack(
     for chosen in everyone.split(batch_size):
         clean, rows = x[chosen], torch.arange(len(chosen), device=x.device)
         space = region.take(chosen)
-        meter = Meter(victim, len(chosen), budget=budget, access=access)
+        meter = Meter(victim, len(chosen), budget=max_queries, access=access)
         if goal is not None:
             wanted = goal.take(chosen)
         elif threat.goal == "least-likely":
@@ -302,7 +302,7 @@ def friendly(kind: type[Attack]) -> Callable[..., AttackResult]:
         for key in rest:
             if key not in run_signature.parameters or key == "attack":
                 known = ", ".join(
-                    sorted(settings | {"region", "seed", "goal", "mask", "ids", "starts", "budget", "batch_size"})
+                    sorted(settings | {"region", "seed", "goal", "mask", "ids", "starts", "max_queries", "batch_size"})
                 )
                 raise SettingError(f"{name} has no setting {key!r}; it takes {known}")
         return run_attack(kind(**own), *given, **rest)

@@ -108,7 +108,7 @@ def smallest(
     goal: Goal | None = None,
     mask: Any = None,
     ids: Any = None,
-    budget: int | None = None,
+    max_queries: int | None = None,
     batch_size: int = 256,
 ) -> SmallestResult:
     """The smallest change for each example, the best of several attacks.
@@ -119,13 +119,13 @@ def smallest(
             on examples that are not broken yet.
         effort: `quick` runs FMN (L2: DDN, L0: sigma-zero) with few steps, and then `boundary_slide` (L0: `sparse_swap`) towards four
             rivals and from far away; `thorough` searches from far away until a budget of a thousand queries is spent.
-        budget: the most queries for any one example, of all attacks together: each attack may spend what the ones before it left
+        max_queries: the most for any one example, of all attacks together: each attack may spend what the ones before it left
             of that. Examples with the same number left are attacked together; a thousand where `effort` is `thorough`.
         attacks: replaces the attacks of `effort`: attacks for the smallest change, in the order in which they run.
 
     Raises:
         UnknownNameError: there is no such effort.
-        SettingError: an attack does not look for the smallest change, or there is none; a budget below one query.
+        SettingError: an attack does not look for the smallest change, or there is none; max_queries below 1.
         AccessError, ThreatError, DataError, ModelError: as `run_attack`.
 
     Cost: `quick` about 200 forwards and backwards an example; the result says how many.
@@ -149,17 +149,17 @@ def smallest(
     goal = None if goal is None else _checked_goal(goal, victim, len(x))
     mask = None if mask is None else _checked_mask(mask, x)
     ids = torch.arange(len(x), device=x.device) if ids is None else _checked_ids(ids, x)
-    if budget is None and attacks is None:
-        budget = _BUDGETS[effort]
+    if max_queries is None and attacks is None:
+        max_queries = _BUDGETS[effort]
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
-    first = run_attack(plan[0], victim, x, y, threat, goal=goal, mask=mask, ids=ids, budget=budget, **options)
+    first = run_attack(plan[0], victim, x, y, threat, goal=goal, mask=mask, ids=ids, max_queries=max_queries, **options)
     best = {column: getattr(first, column).clone() for column in (*_FOUND, *_COSTS)}
     names = [name_of(attack) for attack in plan]
     hands_on = threat.chart is None  # the points of a chart are not the caller's
     finder = torch.where(best["broken"], 0, -1)
     for place, attack in enumerate(plan[1:], 1):
         done = best["broken"] if threat.radii else best["broken"] & (best["sizes"] == 0)
-        for todo, left in _by_budget((~done).nonzero().flatten(), best["queries"], budget):
+        for todo, left in _by_budget((~done).nonzero().flatten(), best["queries"], max_queries):
             mine = run_attack(
                 attack,
                 victim,
@@ -169,7 +169,7 @@ def smallest(
                 goal=None if goal is None else goal.take(todo),
                 mask=mask if mask is None or len(mask) == 1 else mask[todo],
                 ids=ids[todo],
-                budget=left,
+                max_queries=left,
                 starts=best["adversarials"][todo] if hands_on and can_continue(attack) else None,
                 **options,
             )
