@@ -11,7 +11,7 @@ from hauberk import data, zoo
 from hauberk.attacks import FGSM, PGD
 from hauberk.evaluate import Evaluation, evaluate
 from hauberk.report import write_html
-from hauberk.report.charts import Span, spans
+from hauberk.report.charts import Span, round_ticks, spans
 from hauberk.report.proofs import ends_sentence, proofs_sentence, proven
 from hauberk.report.words import headline
 
@@ -91,6 +91,19 @@ def test_a_run_of_older_rows_without_the_columns_is_shown(run: Evaluation) -> No
     shown = proven(run.result, older)
     assert shown is not None
     assert shown.spans is None
+
+
+@pytest.mark.parametrize(
+    ("far", "labels"),
+    [
+        (0.21, ["0", "0.05", "0.1", "0.15", "0.2"]),
+        (1.0, ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        (0.003, ["0", "0.001", "0.002", "0.003"]),
+        (70.0, ["0", "20", "40", "60"]),
+    ],
+)
+def test_ticks_are_round(far: float, labels: list[str]) -> None:
+    assert [label for _, label in round_ticks(far)] == labels
 
 
 def test_spans_are_laid_out_by_hand_worked_places() -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Curve", "Mark", "Series", "Span", "Spans", "Tick", "curve", "spans"]
+__all__ = ["Curve", "Mark", "Series", "Span", "Spans", "Tick", "curve", "round_ticks", "spans"]
 
 _WIDTH, _HEIGHT = 560.0, 340.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 28.0, 40.0, 52.0
@@ -128,12 +128,18 @@ def spans(given: Sequence[Span], radii: Sequence[tuple[float, str]]) -> Spans | 
         )
         for place, span in enumerate(order)
     ]
-    ticks = tuple(Tick(y(far * k / 4.2), f"{far * k / 4.2:.2g}") for k in range(5))
+    ticks = tuple(Tick(y(radius), label) for radius, label in round_ticks(far))
     across = tuple(Tick(y(radius), label) for radius, label in radii)
     thickness = round(max(1.0, min(9.0, 0.7 * step)), 2)
     return Spans(
         _WIDTH, _HEIGHT, _LEFT, _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM, ticks, across, thickness, tuple(drawn)
     )
+
+
+def round_ticks(far: float) -> list[tuple[float, str]]:
+    """Round radii from 0 to `far`, three to six of them, with their labels."""
+    step = next(s for s in (m * 10.0**e for e in range(-12, 13) for m in (1, 2, 5)) if far / s <= 5)
+    return [(k * step, f"{k * step:.6g}") for k in range(int(far / step * (1 + 1e-9)) + 1)]
 
 
 def curve(lines: Sequence[tuple[str, Sequence[Mark]]], ticks: Sequence[tuple[float, str]]) -> Curve | None:

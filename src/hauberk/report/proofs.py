@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hauberk.report.charts import Curve, Mark, Span, Spans, curve, spans
+from hauberk.report.charts import Curve, Mark, Span, Spans, curve, round_ticks, spans
 from hauberk.report.words import amount, duration, noun, percent, radius_text, size_text, threat_of
 
 __all__ = ["Proven", "ends_sentence", "proofs_sentence", "proven"]
@@ -139,4 +139,4 @@ def _curve(lower: np.ndarray, estimate: np.ndarray, upper: np.ndarray) -> Curve 
         ("estimate", marks([float((estimate > r).mean()) for r in radii])),
         ("lower", marks([float(((lower >= r) & (upper > 0)).mean()) for r in radii])),
     ]
-    return curve(lines, [(far * k / 4, f"{far * k / 4:.2g}") for k in range(5)])
+    return curve(lines, round_ticks(far))
