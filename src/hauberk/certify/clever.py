@@ -41,39 +41,16 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels, PerExample, Rows, double
+from hauberk.certify._reverse_weibull import FIELDS, ReverseWeibull, fit_reverse_weibull
 from hauberk.errors import AccessError, SettingError, ThreatError
 from hauberk.threat import Access, Goal, Norm, Rival, Targeted, Untargeted
 from hauberk.victims import check_inputs, wrap
+from hauberk.victims.phased import in_phases
 
 __all__ = ["Clever", "CleverScores", "ReverseWeibull", "fit_reverse_weibull"]
 
 _RADII = {Norm.L2: 3.0, Norm.LINF: 0.1, Norm.L1: 30.0}
 _POOR = 0.05
-_FEWEST, _SERIES = 10, 128
-"""Maxima below which no fit is tried, and series that are fitted at once."""
-_NEAREST, _FURTHEST = 1e-6, 1e2
-"""How far above the largest draw a location is looked for, in ranges of the draws."""
-_FIELDS = ("location", "scale", "shape", "ks", "p_value", "fitted")
-
-
-@dataclass(frozen=True, eq=False)
-class ReverseWeibull:
-    """Reverse Weibull distributions fitted to series of draws; float64, on the CPU, one entry a series.
-
-    Attributes:
-        location: the upper end a; the largest draw where `fitted` is False.
-        scale, shape: b and k; NaN where there is none, or where all draws are alike.
-        ks: the Kolmogorov-Smirnov distance between draws and fit.
-        p_value: the probability of a larger one were the parameters known beforehand, which they were not: it is too large.
-        fitted: bool. Also True where all draws are alike, up to rounding: the location is then the largest.
-    """
-
-    location: Tensor
-    scale: Tensor
-    shape: Tensor
-    ks: Tensor
-    p_value: Tensor
-    fitted: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +140,15 @@ class Clever:
             raise SettingError(f"clever needs a finite radius > 0, or None, got radius={radius!r}; for example 0.3")
 
     def __call__(
-        self, model: Any, x: Any, y: Any, norm: Norm | str, *, streams: Streams, targets: Any = None
+        self,
+        model: Any,
+        x: Any,
+        y: Any,
+        norm: Norm | str,
+        *,
+        seed: int = 0,
+        streams: Streams | None = None,
+        targets: Any = None,
     ) -> CleverScores:
         """Score the examples.
 
@@ -173,7 +158,8 @@ class Clever:
             y: (B,) true labels, or `Untargeted`: towards every other class. `Targeted`: from the class that the victim predicts
                 towards the target. `Rival`: from one class towards another.
             norm: L-inf, L2 or L1, in which the change is measured; gradients are measured in its dual.
-            streams: one for each example, with ids below 2**32.
+            seed: of the points; the same seed gives the same scores.
+            streams: in the place of the seed, one for each example, with ids below 2**32.
             targets: (B, T) or (B,) classes instead of all others; with labels or `Untargeted` only.
 
         Raises:
@@ -193,6 +179,7 @@ class Clever:
             raise AccessError(
                 f"clever needs {Access.GRADIENTS}, but {victim.name!r} gives {victim.access} only; use an attack that needs less"
             )
+        streams = Streams(seed, torch.arange(len(x), device=x.device)) if streams is None else streams
         if len(streams) != len(x) or int(streams.ids.min()) < 0 or int(streams.ids.max()) >= 2**32:
             raise SettingError(
                 f"expected one stream for each of {len(x)} examples, with ids in [0, 2**32), got {len(streams)}; "
@@ -213,7 +200,8 @@ class Clever:
         gap = gap.gather(1, own[:, None]) - gap.gather(1, wanted)
         live = (gap > 0).any(dim=1) & (logits.argmax(dim=1) == own)
         classes = torch.cat((own[:, None], wanted), dim=1)
-        maxima = self._maxima(victim, x, classes, everyone[live], norm, radius, streams)
+        with in_phases(victim, x):
+            maxima = self._maxima(victim, x, classes, everyone[live], norm, radius, streams)
         return _scores(gap.cpu().double(), live.cpu(), wanted.cpu(), maxima, norm, radius)
 
     def _maxima(
@@ -240,93 +228,6 @@ class Clever:
         return found.reshape(len(rows), self.batches, count).transpose(1, 2)
 
 
-def fit_reverse_weibull(draws: Tensor) -> ReverseWeibull:
-    """Fit a reverse Weibull distribution with shape >= 1 to each series, by maximum likelihood.
-
-    Of the likelihood, scale and shape are eliminated (the scale in closed form, the shape by Newton's method), and the location is
-    looked for on a grid of distances above the largest draw, from 1e-6 to 100 times the range of the draws, then by bisection of its slope.
-    So there is no start to choose. About 3 ms a series of 500 draws.
-
-    Args:
-        draws: (M, n) floating point.
-    """
-    parts = [_fit(part) for part in draws.detach().cpu().split(_SERIES)]
-    return ReverseWeibull(*(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS))
-
-
-def _fit(draws: Tensor) -> ReverseWeibull:
-    from scipy.stats import kstwo
-
-    rounding = 64 * torch.finfo(draws.dtype).eps
-    y, n = draws.double(), draws.shape[1]
-    top, finite = y.amax(dim=1), y.isfinite().all(dim=1)
-    spread = top - y.amin(dim=1)
-    alike = finite & (spread <= rounding * top.abs())
-    usable = finite & ~alike & (n >= _FEWEST)
-    void = torch.full_like(top, math.nan)
-    location, scale, shape = top.clone(), void.clone(), void.clone()
-    ks, p_value = torch.where(alike, 0.0, void), torch.where(alike, 1.0, void)
-    fitted = alike.clone()
-    if bool(usable.any()):
-        below = (top[usable, None] - y[usable]) / spread[usable, None]  # in [0, 1], 0 the largest draw
-        above, k, ended = _best(below)
-        powers = k[:, None] * (below + above[:, None]).log()
-        mean = powers.logsumexp(dim=1) - math.log(n)
-        share = (-(powers - mean[:, None]).exp()).exp().sort(dim=1).values
-        steps = torch.arange(n + 1, dtype=torch.float64) / n
-        gap = torch.maximum(steps[1:] - share, share - steps[:-1]).amax(dim=1)
-        keep = torch.where(ended, 1.0, math.nan)
-        location[usable] = top[usable] + torch.where(ended, above, 0.0) * spread[usable]
-        scale[usable], shape[usable], ks[usable] = (mean / k).exp() * spread[usable] * keep, k * keep, gap * keep
-        p_value[usable] = torch.from_numpy(kstwo.sf(gap.numpy(), n)) * keep
-        fitted[usable] = ended
-    return ReverseWeibull(location, scale, shape, ks, p_value, fitted)
-
-
-def _best(below: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(M,) the best location's distance above the largest draw, the shape, and whether there is one; `below` is (M, n), how far each
-    draw lies below the largest; both in ranges of the draws."""
-    grid = torch.linspace(math.log(_NEAREST), math.log(_FURTHEST), 33, dtype=torch.float64)
-    shape, heights = None, torch.empty(len(grid), len(below), dtype=torch.float64)
-    for place, u in enumerate(grid):
-        heights[place], shape, _ = _profile(below, u.expand(len(below)), shape)
-    best = heights.argmax(dim=0)
-    low, high = grid[(best - 1).clamp_min(0)], grid[(best + 1).clamp_max(len(grid) - 1)]
-    shape = None
-    for _ in range(36):
-        middle = (low + high) / 2
-        _, shape, rising = _profile(below, middle, shape)
-        low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
-    _, shape, _ = _profile(below, high, shape)
-    return high.exp(), shape, best < len(grid) - 1
-
-
-def _profile(below: Tensor, u: Tensor, shape: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(M,) the mean log-likelihood, largest over scale and shape >= 1, at the location exp(u) above the largest draw; the shape; and
-    whether the likelihood rises there with u."""
-    distance = below + u.exp()[:, None]
-    logs = distance.log()
-    peak = logs.amax(dim=1)
-    logs = logs - peak[:, None]
-    mean = logs.mean(dim=1)
-    k = (math.pi / math.sqrt(6) / logs.std(dim=1)).clamp_min(1.0) if shape is None else shape
-    for _ in range(50):
-        # the derivative by k is 1/k + mean - (mean weighted with y^k), which falls: one root, or k = 1 where it is negative there
-        weights = torch.softmax(k[:, None] * logs, dim=1)
-        first = (weights * logs).sum(dim=1)
-        second = (weights * logs * logs).sum(dim=1) - first**2
-        step = (first - 1 / k - mean) / (second + 1 / k**2)
-        new = torch.minimum(torch.maximum(k - step, k / 4), 4 * k).clamp(1.0, 1e9)
-        settled = bool(((new - k).abs() <= 1e-11 * k).all())
-        k = new
-        if settled:
-            break
-    power = torch.logsumexp(k[:, None] * logs, dim=1) - math.log(logs.shape[1])
-    weights = torch.softmax(k[:, None] * logs, dim=1)
-    rising = (k - 1) * (1 / distance).mean(dim=1) > k * (weights / distance).sum(dim=1)
-    return k.log() - power + (k - 1) * mean - peak - 1, k, rising
-
-
 def _scores(gap: Tensor, live: Tensor, wanted: Tensor, maxima: Tensor, norm: Norm, radius: float) -> CleverScores:
     """What the maxima (examples that were sampled, T, batches) say."""
     fits = fit_reverse_weibull(maxima.flatten(0, 1))
@@ -337,7 +238,7 @@ def _scores(gap: Tensor, live: Tensor, wanted: Tensor, maxima: Tensor, norm: Nor
         whole[live] = values.reshape(maxima.shape[:2])
         return whole
 
-    fit = ReverseWeibull(*(spread(getattr(fits, name)) for name in _FIELDS))
+    fit = ReverseWeibull(*(spread(getattr(fits, name)) for name in FIELDS))
     # without any slope, gap / 0 is infinite, and the radius is the score
     scores = torch.where(live[:, None] & (gap > 0), (gap / fit.location).clamp_max(radius), 0.0)
     largest = spread(maxima.amax(dim=2).cpu().double())
