@@ -49,9 +49,9 @@ def write(
 def test_a_file_gives_scores(tmp_path: Path) -> None:
     victim = wrap(write(tmp_path / "net.onnx", ["n", 1, 3, 4]))
     assert isinstance(victim, OnnxVictim)
-    assert not isinstance(victim, Differentiable)
+    assert isinstance(victim, Differentiable)
     victim.probe(X)
-    assert (victim.access, victim.classes, victim.name, victim.notes) == (Access.SCORES, 3, "net", ())
+    assert (victim.access, victim.classes, victim.name, victim.notes) == (Access.GRADIENTS, 3, "net", ())
     assert np.allclose(victim.logits(X, ROWS).numpy(), WANT, atol=1e-5)
     assert np.array_equal(victim.labels(X, ROWS).numpy(), WANT.argmax(1))
 

@@ -1,14 +1,18 @@
-"""ONNX files as victims, run by onnxruntime: scores and labels."""
+"""ONNX files as victims: onnxruntime gives scores and labels, the network read from the file gives gradients."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from hauberk._shapes import Batch, Labels, Logits, PerExample, Rows
-from hauberk.errors import HauberkError, ModelError, SettingError, require
+from hauberk.errors import AccessError, HauberkError, ModelError, SettingError, require
+from hauberk.layered.from_onnx import from_onnx
+from hauberk.layered.graph import Graph
 from hauberk.threat import Access
 from hauberk.victims.answers import Answers, Output
 from hauberk.victims.check import layout_hint, probe
@@ -18,12 +22,31 @@ from hauberk.victims.victim import first_line, trouble, unlimited
 
 __all__ = ["OnnxVictim"]
 
+_SETTLING = 32
+"""How many rows of the first batch the two ways of computing the network are compared on."""
+_CLOSE = {"tensor(float)": 1e-4, "tensor(double)": 1e-4, "tensor(float16)": 1e-2}
+"""How far their scores may lie apart, in parts of the largest."""
 _DTYPES = {"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float32}
+
+
+class _Read(nn.Module):
+    """A network that was read from a file, for examples in any shape of as many values."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.graph(x.reshape(len(x), *self.graph.input_shape))
 
 
 @final
 class OnnxVictim:
     """An ONNX graph with one input. A batch size that the file fixes is met by looping.
+
+    Labels and scores are onnxruntime's, which is what is deployed and what the judge goes by. Gradients, and the scores that come with
+    them, are those of the same network computed by PyTorch (`hauberk.layered`), where its operators are known and both agree
+    on the first rows asked; else the access is to scores, and a note says why.
 
     Args:
         path: of the file; weights kept beside it (`FILE.data`, `FILE_data`) belong to it.
@@ -76,12 +99,30 @@ class OnnxVictim:
             self._notes.append(f"The file fixes the batch size at {self._fixed}: batches are cut and filled up to it.")
         beside = sorted(p for suffix in (".data", "_data", ".weights") for p in path.parent.glob(path.name + suffix))
         files = [file_digest(file) for file in (path, *beside)]
+        self._path, self._closed = path, ""
+        self._net: _Read | None = None
+        self._open(None)
         self._digest = digest("onnx", files, bounds, normalisation.description, output, str(self.dtype))
 
     @property
     def access(self) -> Access:
-        """Scores, until the file has answered labels."""
-        return Access.LABELS if self._answers.kind == "labels" else Access.SCORES
+        """Gradients where the network could be read, until the file has answered labels or otherwise than the network read."""
+        if self._answers.kind == "labels":
+            return Access.LABELS
+        return Access.SCORES if self._closed else Access.GRADIENTS
+
+    @property
+    def net(self) -> nn.Module | None:
+        """The network as it was read; None where it could not be, or before the first answer of a file with open axes."""
+        return self._net
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return self._normalisation
+
+    @property
+    def answers(self) -> Answers:
+        return self._answers
 
     @property
     def classes(self) -> int | None:
@@ -89,7 +130,8 @@ class OnnxVictim:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (*self._notes, *self._answers.notes)
+        why = f"The model gives scores only, no gradients: {self._closed}."
+        return (*self._notes, *self._answers.notes, *([why] if self.access is Access.SCORES else []))
 
     @property
     def description(self) -> dict[str, Any]:
@@ -127,6 +169,59 @@ class OnnxVictim:
         """
         return self._answers.logits(self._ask(x), len(x))
 
+    def pullback(self, x: Batch, rows: Rows) -> tuple[Logits, Callable[[Logits], Batch]]:
+        """The scores as the network that was read computes them, detached, and the function from a cotangent (B, classes) to the
+        gradient (B, *shape). One forward per row, one backward per row and call.
+
+        Raises:
+            AccessError: the file answers labels only, or its network could not be read.
+            ModelError: the file cannot be run on these inputs.
+        """
+        if not self._answers.settled and len(x):
+            self._ask(x[:_SETTLING])
+        if self.access < Access.GRADIENTS or self._net is None:
+            raise AccessError(
+                f"{self.name!r} gives {self.access} only, no gradients; its notes say why: {' '.join(self.notes)}"
+            )
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            logits = self._answers.logits(self._net(self._normalisation(leaf)), len(x))
+
+        def vjp(cotangent: Logits) -> Batch:
+            gradients: Any = torch.autograd.grad(logits, leaf, cotangent, retain_graph=True, allow_unused=True)
+            return torch.zeros_like(leaf) if gradients[0] is None else gradients[0].contiguous()
+
+        return logits.detach(), vjp
+
+    def _open(self, shape: tuple[int, ...] | None) -> None:
+        """Read the network, for examples of this shape where the file leaves axes open."""
+        try:
+            self._net = _Read(from_onnx(self._path, dtype=self.dtype, shape=shape))
+        except ModelError as error:
+            if shape is not None or None not in self._shape[1:]:  # else the first examples will tell the shape
+                self._closed = str(error)
+
+    def _compare(self, x: Batch, answer: Tensor) -> None:
+        """Keep the network that was read only if it answers as onnxruntime does."""
+        if self._net is None and not self._closed:
+            self._open(tuple(x.shape[1:]))
+        if self._net is None or self._answers.kind == "labels":
+            return
+        try:
+            with torch.no_grad():
+                own = self._net(self._normalisation(x[:_SETTLING]))
+        except RuntimeError as error:
+            self._net, self._closed = None, f"the network read from the file cannot be run: {first_line(error)}"
+            return
+        theirs = answer[:_SETTLING].to(own)
+        alike = own.shape == theirs.shape
+        off = float((own - theirs).abs().max()) / max(1e-6, float(theirs.abs().max())) if alike else math.inf
+        if not off <= _CLOSE[self._input.type]:
+            self._net = None
+            self._closed = (
+                f"the network read from the file answers otherwise than onnxruntime, by {off:.2g} of the largest score"
+            )
+
     def _ask(self, x: Batch) -> torch.Tensor:
         array = np.ascontiguousarray(self._normalisation(x.detach()).cpu().numpy(), dtype=self._numpy)
         array = self._shaped(array)
@@ -147,6 +242,7 @@ class OnnxVictim:
         answer = torch.cat(answers) if answers else torch.zeros(0, self.classes or 1, dtype=self.dtype)
         if not self._answers.settled and len(x):
             self._answers.settle(answer, len(x))
+            self._compare(x.detach(), answer)
         return answer
 
     def _named(self, raw: list[Any]) -> Any:
