@@ -51,10 +51,15 @@ def family(benchmark: str, net: str) -> str:
     return benchmark if benchmark == "acasxu" else f"{benchmark} {net.rsplit('_', 1)[-1].removesuffix('.onnx')}"
 
 
+def is_scored(known: dict[str, str]) -> bool:
+    """The answer is certain: a witness was checked, or several tools agree."""
+    return known["truth"] in ("sat", "unsat") and known["confidence"] in ("witness", "tools")
+
+
 def run(folder: Path, known: dict[str, str], limit: float) -> Row:
     """Decide one line of truth.csv."""
     net, prop, truth = known["onnx"], known["vnnlib"], known["truth"]
-    scored = truth in ("sat", "unsat") and known["confidence"] in ("witness", "tools")
+    scored = is_scored(known)
     try:
         answer = decided(Instance(folder / net, folder / prop, limit), 0)
         found = (answer.word, answer.verdict.method, round(answer.verdict.seconds, 3))
@@ -111,12 +116,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="of each family, only so many; their bars are then not held")
     parser.add_argument("--timeout", type=float, help="seconds; those of truth.csv if not given")
     parser.add_argument("--out", type=Path, default=HOME, help="folder of the JSON files")
+    parser.add_argument("--scored", action="store_true", help="only the properties whose answer is known")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--assert", dest="held", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with (options.data_root / "verify" / "truth.csv").open(encoding="utf-8", newline="") as file:
         known = [row for row in csv.DictReader(file) if options.only in (None, row["benchmark"])]
+    if options.scored:
+        known = [row for row in known if is_scored(row)]
     groups: dict[str, list[dict[str, str]]] = {}
     for row in known:
         groups.setdefault(family(row["benchmark"], row["onnx"]), []).append(row)

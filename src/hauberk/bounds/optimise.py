@@ -6,7 +6,7 @@ arXiv:2103.06624). Every choice gives a sound bound, which is differentiable alm
 Adam climbs, and the best of all steps is kept for each row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,27 @@ def kinks(graph: Graph, before: int | None = None) -> list[int]:
     """The positions of the nodes that branching makes linear, up to the position given."""
     last = len(graph.nodes) if before is None else before
     return [p for p, node in graph if p < last and isinstance(node.op, Elementwise) and has_kink(node.op)]
+
+
+class _Adam:
+    """Adam (Kingma, Ba 2015, arXiv:1412.6980), upward; that of torch takes a second or more to import what it needs."""
+
+    def __init__(self, parameters: list[Tensor], rate: float, decay: float) -> None:
+        self.parameters, self.rate, self.decay, self.steps = parameters, rate, decay, 0
+        self.mean = [torch.zeros_like(parameter) for parameter in parameters]
+        self.square = [torch.zeros_like(parameter) for parameter in parameters]
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor | None]) -> None:
+        """Climb; parameters without a gradient stay."""
+        self.steps += 1
+        rate = self.rate * self.decay ** (self.steps - 1) / (1 - 0.9**self.steps)
+        for parameter, mean, square, gradient in zip(self.parameters, self.mean, self.square, gradients, strict=True):
+            if gradient is not None:
+                mean.lerp_(gradient, 0.1)
+                square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+                size = (square / (1 - 0.999**self.steps)).sqrt_().add_(1e-8)
+                parameter.addcdiv_(mean, size, value=rate)
 
 
 def optimised(
@@ -81,12 +102,12 @@ def optimised(
         for place, sign in pulled.items()
     }
     parameters = [*held.values(), *betas.values()]
-    climb = torch.optim.Adam(parameters, lr=rate, maximize=True) if parameters else None
+    climb = _Adam(parameters, rate, decay)
     best: Tensor | None = None
     functions_of_input: Functions | None = None
     kept = [value.detach().clone() for value in parameters]
     for step in range(steps + 1):
-        last = step == steps or climb is None
+        last = step == steps or not parameters
         with torch.set_grad_enabled(not last):
             lines: dict[int, Lines] = dict(ranges.lines)
             for place, slope in held.items():
@@ -106,19 +127,12 @@ def optimised(
                 old.copy_(torch.where(wide(better, old), new.detach(), old))
         if last or not value.requires_grad or bool((best > enough).all()):
             break
-        assert climb is not None
-        climb.zero_grad(set_to_none=True)
-        for parameter, gradient in zip(
-            parameters, torch.autograd.grad(value.sum(), parameters, allow_unused=True), strict=True
-        ):
-            parameter.grad = gradient
-        climb.step()
+        climb.step(torch.autograd.grad(value.sum(), parameters, allow_unused=True))
         with torch.no_grad():
             for slope in held.values():
                 slope.clamp_(0, 1)
             for beta in betas.values():
                 beta.clamp_min_(0)
-        climb.param_groups[0]["lr"] *= decay
     assert best is not None
     assert functions_of_input is not None
     finished = dict(zip([*held], kept[: len(held)], strict=True))

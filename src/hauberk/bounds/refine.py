@@ -5,6 +5,7 @@ instead of all slopes for the last bound: ranges are then as tight for every que
 bound needs.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -21,13 +22,16 @@ from hauberk.layered.ops import Elementwise
 __all__ = ["refined"]
 
 
-def refined(graph: Graph, ranges: Ranges, *, steps: int = 20, rate: float = 0.2) -> Ranges:
+def refined(
+    graph: Graph, ranges: Ranges, *, steps: int = 20, rate: float = 0.2, late: Callable[[], bool] = lambda: False
+) -> Ranges:
     """The same ranges or tighter ones. Cost: about 3 * `steps` passes backward for each open value and side.
 
     Args:
         graph: lowered.
         ranges: from `ranges_of`.
         steps, rate: of the optimiser, see `optimised`.
+        late: asked again and again; once True, what was not reached keeps its range.
     """
     exact = keeps_boxes(graph) if not ranges.inputs.ball else {}
     before, lines = dict(ranges.before), dict(ranges.lines)
@@ -39,17 +43,23 @@ def refined(graph: Graph, ranges: Ranges, *, steps: int = 20, rate: float = 0.2)
         if source not in done:
             now = replace(ranges, before=before, lines=lines)
             skip = exact.get(source, False) or not has_kink(node.op)
-            done[source] = before[position] if skip else _tighter(graph, source, before[position], now, steps, rate)
+            done[source] = (
+                before[position] if skip else _tighter(graph, source, before[position], now, steps, rate, late)
+            )
         before[position] = done[source]
         lines[position] = lines_of(node.op, *before[position])
     return replace(ranges, before=before, lines=lines)
 
 
-def _tighter(graph: Graph, source: int, given: Range, ranges: Ranges, steps: int, rate: float) -> Range:
+def _tighter(
+    graph: Graph, source: int, given: Range, ranges: Ranges, steps: int, rate: float, late: Callable[[], bool]
+) -> Range:
     low, high = flat(given[0]).clone(), flat(given[1]).clone()
     example, index = ((low < 0) & (high > 0)).nonzero(as_tuple=True)
     step = rows_at_a_time(graph, source)
     for start in range(0, len(example), step):
+        if late():
+            break
         rows, places = example[start : start + step], index[start : start + step]
         for side, sign in ((low, 1.0), (high, -1.0)):
             asked = units(graph.nodes[source], places, low.new_full((len(rows),), sign))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hauberk.certify._property import Property, Stacked
+from hauberk.layered.compose import dtype_of
 from hauberk.layered.graph import Graph
 
 __all__ = ["Witness", "falsify"]
@@ -68,20 +69,23 @@ def falsify(
     points: int = 64,
     steps: int = 60,
     drawn: int = 1024,
+    among: tuple[Stacked, list[int]] | None = None,
     late: Callable[[], bool] = lambda: False,
 ) -> NDArray[np.float32] | None:
     """A counterexample, or None. Cost: `drawn` forwards, then `points` * `steps` forwards and backwards for each box of the property.
 
     Args:
-        graph: differentiable.
+        graph: differentiable; the search is in its dtype.
         seed: of the points drawn.
         points: that descend, for each box.
         steps: of descent.
         drawn: from which the best are taken.
+        among: a box of the property, and the cases of it that are still open; all of all boxes if not given.
         late: asked between steps; True ends the search.
     """
-    for stacked in witness.asked.by_box():
-        if (found := _in_box(witness, graph, stacked, seed, points, steps, drawn, late)) is not None:
+    every = [(stacked, list(range(stacked.count))) for stacked in witness.asked.by_box()]
+    for stacked, cases in every if among is None else [among]:
+        if (found := _in_box(witness, graph, stacked, cases, seed, points, steps, drawn, late)) is not None:
             return found
         if late():
             return None
@@ -92,6 +96,7 @@ def _in_box(
     witness: Witness,
     graph: Graph,
     stacked: Stacked,
+    cases: list[int],
     seed: int,
     points: int,
     steps: int,
@@ -99,8 +104,8 @@ def _in_box(
     late: Callable[[], bool],
 ) -> NDArray[np.float32] | None:
     generator = torch.Generator().manual_seed(seed)
-    low, high = stacked.lower, stacked.upper
-    C, d = stacked.C, stacked.d
+    kind = dtype_of(graph)
+    low, high, C, d = (values.to(kind) for values in (stacked.lower, stacked.upper, stacked.C, stacked.d))
 
     def rows_at(x: Tensor) -> Tensor:
         return graph(x.reshape(-1, *graph.input_shape)).flatten(1) @ C.T + d
@@ -111,10 +116,10 @@ def _in_box(
         values = rows_at(x)
     if (found := witness.among(stacked, x, values)) is not None:
         return found
-    worst = stacked.worst(values)
-    each = max(1, points // stacked.count)
+    worst = stacked.worst(values)[:, cases]
+    each = max(1, points // len(cases))
     kept = worst.topk(min(each, len(x)), dim=0, largest=False).indices  # (each, cases)
-    which = torch.arange(stacked.count).expand_as(kept).reshape(-1)
+    which = torch.tensor(cases).expand_as(kept).reshape(-1)
     x = x[kept.reshape(-1)]
     own = stacked.case[None] == which[:, None]  # (P, K) the rows that a point is after
     hinge = torch.arange(len(x)) % 2 == 1

@@ -13,6 +13,7 @@ counterexample.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ from hauberk.bounds.interval import keeps_boxes
 from hauberk.bounds.optimise import Optimised, kinks, optimised
 from hauberk.bounds.relaxations import relu_lines
 from hauberk.certify._falsify import Witness
+from hauberk.certify._open_relus import found_for
 from hauberk.certify._property import Stacked, Status, Verdict
+from hauberk.certify._relu_search import relu_search
 from hauberk.layered.graph import Graph
 from hauberk.layered.ops import Elementwise
 
@@ -66,6 +69,7 @@ class BranchAndBound:
         tighten: bound the open values behind a split again, with the slopes of its parent.
         many: domains kept, past which those nearest to a proof are taken first, so that their number does not grow.
         most: domains kept at a time; more end the search.
+        domains: bounded in all; more end the search. None: no limit.
     """
 
     batch: int = 256
@@ -76,6 +80,7 @@ class BranchAndBound:
     tighten: bool = True
     many: int = 5_000
     most: int = 50_000
+    domains: int | None = None
 
     def __call__(
         self,
@@ -96,6 +101,9 @@ class BranchAndBound:
             row: (outputs,).
             stacked: the cases it is of, for counterexamples.
         """
+        relus = found_for(graph, ranges, row[None], torch.tensor([offset], dtype=torch.float64))
+        if relus is not None:
+            return relu_search(self, relus, graph, stacked, witness, late)
         return _Search(self, graph, ranges, row, offset, stacked, witness, late).run()
 
 
@@ -142,7 +150,7 @@ class _Search:
         pool: list[_Domain] = []
         self._keep(pool, [()], low, high, root)
         while pool:
-            if self.late() or len(pool) > self.settings.most:
+            if self.late() or len(pool) > self.settings.most or self.bounded > (self.settings.domains or math.inf):
                 return verdict("unknown", None, min(domain.bound for domain in pool))
             pool.sort(key=lambda domain: domain.bound)
             size = max(1, min(self.settings.batch, _OPEN_VALUES // self.open))

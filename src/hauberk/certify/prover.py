@@ -192,7 +192,7 @@ class Prover:
         """
         graph = self.graph
         inputs = Inputs.of(region, x)
-        ranges = refined(graph, ranges_of(graph, inputs))
+        ranges = refined(graph, ranges_of(graph, inputs), late=late)
         spec, rows = self._spec(y, target, x.dtype)
         least = lower_bounds(graph, ranges, spec)[0]
         low, high = (side.double().flatten().numpy() for side in (inputs.low, inputs.high))

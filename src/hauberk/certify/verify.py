@@ -13,19 +13,21 @@ input that violates the property as the network computes it in float32, and as `
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hauberk.bounds import Inputs, lower_bounds, ranges_of, require_bounds
 from hauberk.bounds.optimise import optimised
 from hauberk.bounds.refine import refined
 from hauberk.certify._falsify import Witness, falsify
+from hauberk.certify._open_relus import down
 from hauberk.certify._property import Property, Stacked, Verdict
 from hauberk.certify.branch_and_bound import BranchAndBound
 from hauberk.certify.input_split import InputSplit
+from hauberk.certify.split_ranges import can_split, split_ranges
 from hauberk.errors import DataError
 from hauberk.layered.fold import folded
 from hauberk.layered.graph import Graph
@@ -93,10 +95,8 @@ def verify(
     return finished(Verdict("holds", method, None, 0.0, domains, bound))
 
 
-def _down(values: Tensor, kind: torch.dtype) -> Tensor:
-    """In another dtype, rounded so that none grows."""
-    near = values.to(kind)
-    return torch.where(near.double() > values, torch.nextafter(near, torch.full_like(near, -torch.inf)), near)
+_STAGES = ((0, 32), (3, 2_000), (5, 20_000), (7, None))
+"""Rounds of `split_ranges`, and domains of branch and bound before the next: many properties need few domains once ranges are tight."""
 
 
 def _in_box(
@@ -112,7 +112,7 @@ def _in_box(
         torch.nextafter(high, torch.full_like(high, torch.inf)),
     )  # float32 may have rounded inward
     ranges = ranges_of(plain, Inputs(low, high))
-    spec, offset = stacked.C.to(kind).reshape(1, -1, *plain.output_shape), _down(stacked.d, kind)[None]
+    spec, offset = stacked.C.to(kind).reshape(1, -1, *plain.output_shape), down(stacked.d, kind)[None]
     least = lower_bounds(plain, ranges, spec, offset)
     if not bool((stacked.worst(least) <= 0).any()):
         return Verdict("holds", "crown", domains=1, bound=float(stacked.worst(least).min()))
@@ -124,20 +124,36 @@ def _in_box(
     worst = stacked.worst(least)[0]
     if not bool((worst <= 0).any()):
         return Verdict("holds", "alpha_crown", domains=1, bound=float(worst.min()))
-    found = falsify(witness, double, seed=seed + 1, points=256, steps=100, drawn=256, late=late)
+    found = witness.among(stacked, better.least.flatten(1))
+    if found is None:
+        cases = (worst <= 0).nonzero()[:, 0].tolist()
+        found = falsify(
+            witness, plain, seed=seed + 1, points=256, steps=100, drawn=256, among=(stacked, cases), late=late
+        )
     if found is not None:
         return Verdict("violated", "pgd", found)
-    ranges = refined(plain, ranges)
-    least = torch.maximum(least, lower_bounds(plain, ranges, spec, offset))
-    worst = stacked.worst(least)[0]
-    domains, bound = 1, float(worst[worst > 0].min()) if bool((worst > 0).any()) else math.inf
-    for case in sorted((worst <= 0).nonzero()[:, 0].tolist(), key=lambda case: -float(worst[case])):
-        own = (stacked.case == case).nonzero()[:, 0]
-        row = int(own[least[0, own].argmax()])
-        search = BranchAndBound()
-        verdict = search(plain, ranges, spec[0, row].flatten(), float(offset[0, row]), stacked, witness, late=late)
-        domains += verdict.domains
-        if verdict.status != "holds":
-            return Verdict(verdict.status, verdict.method, verdict.witness, 0.0, domains, verdict.bound)
-        bound = min(bound, verdict.bound)
-    return Verdict("holds", "branch_and_bound", None, 0.0, domains, bound)
+    ranges = refined(plain, ranges, late=late)
+    domains, proven, verdict = 1, set[int](), Verdict("unknown", "branch_and_bound")
+    stages, graph = (_STAGES, double) if can_split(plain, ranges) else (((0, None),), plain)
+    for rounds, most in stages:
+        if rounds:
+            ranges = split_ranges(graph, ranges, rounds=rounds, late=late)
+        least = torch.maximum(least, lower_bounds(plain, ranges, spec, offset))
+        worst = stacked.worst(least)[0]
+        proven |= set((worst > 0).nonzero()[:, 0].tolist())
+        for case in sorted(set(range(stacked.count)) - proven, key=lambda case: -float(worst[case])):
+            own = (stacked.case == case).nonzero()[:, 0]
+            row = int(own[least[0, own].argmax()])
+            search = BranchAndBound(domains=most)
+            verdict = search(graph, ranges, spec[0, row].flatten(), float(offset[0, row]), stacked, witness, late=late)
+            domains += verdict.domains
+            if verdict.status == "violated":
+                return replace(verdict, domains=domains)
+            if verdict.status != "holds":
+                break
+            proven.add(case)
+        else:
+            return Verdict("holds", "branch_and_bound", None, 0.0, domains, max(0.0, float(worst.min())))
+        if late():
+            break
+    return replace(verdict, domains=domains)
