@@ -14,10 +14,13 @@ from hauberk import data, zoo
 from hauberk.attacks import FGSM, PGD
 from hauberk.certify.prover import Prover
 from hauberk.errors import AccessError, HauberkError, ModelError, SettingError, ThreatError
-from hauberk.evaluate import Evaluation, evaluate
+from hauberk.evaluate import Evaluation, Verdict, evaluate
 from hauberk.evaluate.cascade import Tally
 from hauberk.evaluate.certification import certification
+from hauberk.evaluate.found import Found
+from hauberk.evaluate.proving import Proofs
 from hauberk.evaluate.statistics import clopper_pearson
+from hauberk.threat import Norm
 from hauberk.victims import wrap
 
 if TYPE_CHECKING:
@@ -187,6 +190,18 @@ def test_a_proof_that_an_attack_contradicts_is_withdrawn_and_told(
     assert sum(row["status"] == "broken" for row in rows[:10]) >= 8
     for row in rows:
         assert row["upper"] is None or row["lower"] <= row["upper"]
+
+
+def test_what_is_broken_a_hair_beyond_the_radius_contradicts_a_proof_at_it() -> None:
+    x = torch.zeros(2, 3)
+    proofs, found = Proofs.none(2, (0.1,)), Found(x)
+    proofs.prove([0, 1], 0.1, "crown")
+    here, one = torch.tensor([1]), torch.tensor([True])
+    point = x[:1] + 0.1 * (1 + 5e-6)
+    found.keep(here, point, Verdict(one, one, torch.tensor([2]), torch.tensor([0.9])), 0.1, "pgd")
+    proofs.join(found, Norm.LINF, torch.tensor([7, 8]))
+    assert proofs.hold(0.1).tolist() == [True, False]
+    assert [words.partition(" is")[0] for words in proofs.contradicted] == ["example 8"]
 
 
 def test_the_outcome_depends_neither_on_the_batches_nor_on_a_kill(digits: Digits, tmp_path: Path) -> None:

@@ -105,7 +105,9 @@ class Proofs:
         alarm is kept."""
         self.lower = torch.maximum(self.lower, self.radius)
         self.upper = torch.minimum(self.upper, found.sizes(norm))
-        for row in (self.lower > self.upper).nonzero()[:, 0].tolist():
+        # a region forgives a little more than its radius, and proofs cover that too
+        crossed = (self.lower > self.upper) | (found.radius <= self.radius)
+        for row in crossed.nonzero()[:, 0].tolist():
             self.contradicted.append(
                 f"example {int(ids[row])} is proven within {float(self.lower[row]):g} and broken by a change of {float(self.upper[row]):g}"
             )
