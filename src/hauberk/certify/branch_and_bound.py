@@ -41,11 +41,8 @@ __all__ = ["BranchAndBound"]
 
 @dataclass(frozen=True, eq=False)
 class _Domain:
-    """One part: its bound, and what the bound was reached with.
-
-    Attributes:
-        splits: flat positions over all ReLUs, from 1; negative where the input is <= 0.
-    """
+    """One part: its bound, and what that was reached with. `splits` are flat positions over all ReLUs, from 1; negative where the input
+    is <= 0."""
 
     bound: float
     splits: tuple[int, ...]
@@ -93,12 +90,10 @@ class BranchAndBound:
         *,
         late: Callable[[], bool] = lambda: False,
     ) -> Verdict:
-        """The verdict of one row over one example's region.
+        """The verdict of one `row`, (outputs,), over the region of one example.
 
         Args:
-            graph: lowered.
-            ranges: of that example alone, (1, ...).
-            row: (outputs,).
+            graph, ranges: lowered; of that example alone, (1, ...).
             stacked: the cases it is of, for counterexamples.
         """
         relus = found_for(graph, ranges, row[None], torch.tensor([offset], dtype=torch.float64))
