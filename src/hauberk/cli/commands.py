@@ -12,8 +12,10 @@ from hauberk.cli.evaluate import evaluate
 from hauberk.cli.guard import Command, Group
 from hauberk.cli.lists import show
 from hauberk.cli.runs import compare, report
+from hauberk.cli.serve import serve_model
 from hauberk.cli.train import train
 from hauberk.cli.verify import verify
+from hauberk.cli.wire import over_http
 from hauberk.cli.zoo import zoo
 
 __all__ = ["app"]
@@ -53,16 +55,17 @@ def _hauberk(
 
 
 for _name, _command in (
-    ("evaluate", evaluate),
+    ("evaluate", over_http(evaluate)),
     ("certify", certify),
-    ("attack", attack),
-    ("audit", audit),
+    ("attack", over_http(attack)),
+    ("audit", over_http(audit)),
     ("train", train),
     ("verify", verify),
     ("compare", compare),
     ("report", report),
     ("list", show),
     ("demo", demo),
+    ("serve-model", serve_model),
 ):
     app.command(_name, cls=Command, epilog=_EPILOG if _name in ("evaluate", "certify", "audit") else None)(_command)
 

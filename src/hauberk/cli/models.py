@@ -6,6 +6,7 @@ from hauberk import zoo
 from hauberk.cli.guard import as_typed, say
 from hauberk.cli.options import ModelOptions
 from hauberk.cli.trained import is_training, open_training
+from hauberk.cli.wire import asked_over_http, remember
 from hauberk.data import Source
 from hauberk.data import load as load_data
 from hauberk.errors import DataError, ModelError, SettingError, UnknownNameError
@@ -24,7 +25,7 @@ def load_model(spec: str, options: ModelOptions) -> Victim:
     Raises:
         ModelError, SettingError, UnknownNameError, MissingExtraError: it cannot be had; the message says why.
     """
-    wrapping = options.wrapping()
+    wrapping = options.wrapping() | asked_over_http()
     kind, colon, name = spec.partition(":")
     if kind == "zoo" and colon:
         net = zoo.net(name)
@@ -48,7 +49,9 @@ def load_model(spec: str, options: ModelOptions) -> Victim:
         low, high = manifest["bounds"]
         classes, name = manifest["classes"], Path(spec).expanduser().resolve().name
         return wrap(made, bounds=(low, high), output="logits", classes=classes, name=name, **wrapping)
-    return load_file(spec, arch=_spelled_out(options.arch), trust_pickle=options.trust_pickle, **wrapping)
+    victim = load_file(spec, arch=_spelled_out(options.arch), trust_pickle=options.trust_pickle, **wrapping)
+    remember(victim)
+    return victim
 
 
 def _spelled_out(arch: str | None) -> str | None:

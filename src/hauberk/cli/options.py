@@ -50,7 +50,7 @@ Model = Annotated[
         metavar="MODEL",
         show_default=False,
         help="zoo:NAME, FILE.safetensors (with --arch), FILE.pt2, FILE.pt (TorchScript), FILE.onnx, sklearn:FILE.skops, "
-        "py:module:object, or the folder that hauberk train wrote.",
+        "py:module:object, http://HOST:PORT/v2/models/NAME, or the folder that hauberk train wrote.",
     ),
 ]
 Data = Annotated[

@@ -8,11 +8,13 @@ from hauberk.victims.dead import dead_modules
 from hauberk.victims.ensemble import EnsembleVictim, ensemble
 from hauberk.victims.eot import EotVictim, Votes, eot
 from hauberk.victims.files import load
+from hauberk.victims.http import HttpVictim
 from hauberk.victims.meter import Meter
 from hauberk.victims.onnx import OnnxVictim
 from hauberk.victims.preprocess import Statistic
 from hauberk.victims.reading import load_object, load_state
 from hauberk.victims.rendered import Rendered, posed, shown
+from hauberk.victims.serving import ModelServer
 from hauberk.victims.sklearn import SklearnVictim
 from hauberk.victims.torch import TorchVictim
 from hauberk.victims.victim import UNLIMITED, Victim
@@ -24,7 +26,9 @@ __all__ = [
     "BpdaVictim",
     "EnsembleVictim",
     "EotVictim",
+    "HttpVictim",
     "Meter",
+    "ModelServer",
     "OnnxVictim",
     "Output",
     "Rendered",

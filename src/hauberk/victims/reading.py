@@ -6,6 +6,7 @@
     FILE.onnx                   for onnxruntime
     sklearn:FILE                .skops; with trust_pickle also .pkl, .pickle, .joblib
     py:module:object            an object of an importable module, or of a file: py:path/to/file.py:object
+    http://HOST/v2/models/NAME  a model over a wire; see `hauberk.victims.http`
 
 TorchScript and exported programs are programs: they cannot reach out of torch, but load only what you would run.
 """
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from hauberk.errors import HauberkError, ModelError, SettingError, require
 from hauberk.victims.fingerprint import file_digest
+from hauberk.victims.http import Endpoint
 from hauberk.victims.victim import first_line
 
 __all__ = ["Found", "load_object", "load_state", "read"]
@@ -39,7 +41,7 @@ _TORCH, _PICKLES, _SKLEARN = (
     {".pkl", ".pickle", ".joblib"},
     {".skops"},
 )
-_READABLE = ".safetensors, .pt2, .pt (TorchScript), .onnx, sklearn:FILE.skops or py:module:object"
+_READABLE = ".safetensors, .pt2, .pt (TorchScript), .onnx, sklearn:FILE.skops, py:module:object or http://..."
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,9 @@ def read(spec: str, *, arch: str | None = None, trust_pickle: bool = False) -> F
         SettingError: `arch` where none is needed, or missing where it is.
     """
     kind, _, rest = spec.partition(":")
+    if kind.lower() in ("http", "https") and rest.startswith("//"):
+        _no_arch(arch, spec)
+        return Found(Endpoint(spec), "")
     if kind == "py":
         _no_arch(arch, spec)
         return _python(rest)

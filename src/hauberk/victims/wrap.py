@@ -1,7 +1,7 @@
 """`wrap`: whatever a user calls a model, made a victim."""
 
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import torch
 from torch import nn
@@ -10,12 +10,14 @@ from hauberk.errors import ModelError, SettingError
 from hauberk.threat import Labelled
 from hauberk.victims.answers import Output
 from hauberk.victims.arrays import ArrayVictim
+from hauberk.victims.http import Endpoint, HttpVictim
 from hauberk.victims.onnx import OnnxVictim
 from hauberk.victims.preprocess import Normalisation, Statistic
 from hauberk.victims.reading import Found, read
 from hauberk.victims.sklearn import SklearnVictim
 from hauberk.victims.torch import FixedBatch, TorchVictim
 from hauberk.victims.victim import Victim, check_bounds, resolve_device, resolve_dtype
+from hauberk.victims.wire import Wire
 
 __all__ = ["wrap"]
 
@@ -34,6 +36,7 @@ def wrap(
     name: str | None = None,
     fold: bool = True,
     compile: bool | str = False,
+    **wire: Unpack[Wire],
 ) -> TorchVictim: ...
 @overload
 def wrap(
@@ -49,6 +52,7 @@ def wrap(
     name: str | None = None,
     fold: bool = True,
     compile: bool | str = False,
+    **wire: Unpack[Wire],
 ) -> Victim: ...
 def wrap(
     model: Any,
@@ -63,12 +67,14 @@ def wrap(
     name: str | None = None,
     fold: bool = True,
     compile: bool | str = False,  # noqa: A002  # the word torch users know
+    **wire: Any,
 ) -> Any:
     """A victim that answers as `model` does, for inputs that always live in `bounds`.
 
     Args:
         model: an `nn.Module`, a program of `torch.export`, a fitted scikit-learn classifier, a function from a numpy batch to
-            scores or labels, or the path of a TorchScript, `.pt2`, `.onnx` or `.skops` file. A victim is given back as it is.
+            scores or labels, the path of a TorchScript, `.pt2`, `.onnx` or `.skops` file, or the `http://` address of a model. A
+            victim is given back as it is.
         bounds: the smallest and largest value of an input.
         mean, std: the model is given (x - mean) / std; a number or one per channel (axis 1), in the units of `bounds`.
         output: where the scores are in the answer: a key, an index or a function; or what they are: "logits",
@@ -79,6 +85,7 @@ def wrap(
         name: in reports; the model's type if None.
         fold: fold batch norms into the layers before them (exact but for rounding; `nn.Module` only).
         compile: run through `torch.compile`: True, or the name of a backend (`nn.Module` only).
+        wire: how to ask a model over HTTP (addresses only); see `hauberk.victims.wire.Wire`.
 
     The model is left as it is: PyTorch modules are copied, and the copy is frozen and in eval mode.
 
@@ -94,6 +101,9 @@ def wrap(
     }
     given |= {"device": device is not None, "dtype": dtype is not None, "classes": classes is not None}
     given |= {"name": name is not None, "fold": not fold, "compile": bool(compile)}
+    given |= dict.fromkeys(wire, True)
+    if unknown := set(wire) - set(Wire.__annotations__):
+        raise SettingError(f"wrap has no option {min(unknown)!r}")
     notes: tuple[str, ...] = ()
     found = read(str(model)) if isinstance(model, str | Path) else model
     if isinstance(found, Found):
@@ -107,6 +117,10 @@ def wrap(
         return model
     if isinstance(model, type):
         raise ModelError(f"got the class {model.__name__}, expected a model; build one: {model.__name__}(...)")
+    if wire and not isinstance(model, Endpoint):
+        raise SettingError(
+            f"{', '.join(wire)} {'are' if len(wire) > 1 else 'is'} for models over HTTP, got {_name(model)}; leave it out"
+        )
     bounds = check_bounds(bounds)
     normalisation = Normalisation.of(mean, std, bounds)
     wanted = resolve_dtype(dtype)
@@ -132,6 +146,9 @@ def wrap(
         )
     if given["compile"] or given["fold"]:
         raise SettingError(f"fold and compile are for PyTorch modules, got {_name(model)}; leave them out")
+    if isinstance(model, Endpoint):
+        where = resolve_device(device, torch.device("cpu"))
+        return HttpVictim(model.url, **common, device=where, dtype=wanted, name=name or None, notes=notes, **wire)
     common |= {"device": resolve_device(device, torch.device("cpu")), "name": name or _name(model), "notes": notes}
     if isinstance(model, Path):
         return OnnxVictim(model, **common, dtype=wanted)
