@@ -23,6 +23,7 @@ RUN = [
     "docs/tutorial.md",
     "docs/threats.md",
     "docs/wrappers.md",
+    "docs/transfer.md",
     "docs/http.md",
     "docs/defenses.md",
     "docs/certify.md",

@@ -7,9 +7,11 @@ from hauberk.attacks.alma import ALMA, alma
 from hauberk.attacks.auto_conjugate_gradient import AutoConjugateGradient, auto_conjugate_gradient
 from hauberk.attacks.auto_pgd import AutoPGD, auto_pgd
 from hauberk.attacks.bim import BIM, bim
+from hauberk.attacks.boundary import Boundary, boundary
 from hauberk.attacks.boundary_slide import BoundarySlide, boundary_slide
 from hauberk.attacks.brendel_bethge import BrendelBethge, brendel_bethge
 from hauberk.attacks.carlini_wagner import CarliniWagner, carlini_wagner
+from hauberk.attacks.cgba import CGBA, cgba
 from hauberk.attacks.ddn import DDN, ddn
 from hauberk.attacks.deepfool import DeepFool, deepfool
 from hauberk.attacks.ead import EAD, ead
@@ -17,28 +19,44 @@ from hauberk.attacks.fab import FAB, fab
 from hauberk.attacks.fgsm import FGSM, fgsm
 from hauberk.attacks.fmn import FMN, fmn
 from hauberk.attacks.frank_wolfe import FrankWolfe, frank_wolfe, frank_wolfe_gaps
+from hauberk.attacks.gen_attack import GenAttack, gen_attack
+from hauberk.attacks.geo_da import GeoDA, geo_da
 from hauberk.attacks.grid import Grid, grid
+from hauberk.attacks.hop_skip_jump import HopSkipJump, hop_skip_jump
 from hauberk.attacks.hopping_pgd import HoppingPGD, hopping_pgd
+from hauberk.attacks.input_free import InputFree, input_free
 from hauberk.attacks.iterative_least_likely import IterativeLeastLikely, iterative_least_likely
 from hauberk.attacks.jsma import JSMA, jsma
 from hauberk.attacks.lbfgs import LBFGS, lbfgs
+from hauberk.attacks.local_search import LocalSearch, local_search
 from hauberk.attacks.momentum import Momentum, momentum
 from hauberk.attacks.multi_targeted import MultiTargeted, multi_targeted
 from hauberk.attacks.noise import Noise, noise
 from hauberk.attacks.one_pixel import OnePixel, one_pixel
+from hauberk.attacks.opt import OPT, opt
 from hauberk.attacks.pdpgd import PDPGD, pdpgd
 from hauberk.attacks.pgd import PGD, pgd
+from hauberk.attacks.random_grouping import RandomGrouping, random_grouping
+from hauberk.attacks.ray_s import RayS, ray_s
 from hauberk.attacks.sigma_zero import SigmaZero, sigma_zero
+from hauberk.attacks.sign_hunter import SignHunter, sign_hunter
+from hauberk.attacks.sign_opt import SignOPT, sign_opt
+from hauberk.attacks.simba import SimBA, simba
 from hauberk.attacks.smallest_transformation import SmallestTransformation, smallest_transformation
+from hauberk.attacks.sparse_rs import SparseRS, sparse_rs
 from hauberk.attacks.sparse_swap import SparseSwap, sparse_swap
+from hauberk.attacks.spsa import SPSA, spsa
 from hauberk.attacks.square import Square, square
 from hauberk.attacks.super_deepfool import SuperDeepFool, super_deepfool
+from hauberk.attacks.sur_free import SurFree, sur_free
+from hauberk.attacks.transfer import Transfer, transfer
 from hauberk.attacks.trust_region import TrustRegion, trust_region
 from hauberk.attacks.universal import UniversalResult, universal
 
 __all__ = [
     "ALMA",
     "BIM",
+    "CGBA",
     "DDN",
     "EAD",
     "FAB",
@@ -46,39 +64,57 @@ __all__ = [
     "FMN",
     "JSMA",
     "LBFGS",
+    "OPT",
     "PDPGD",
     "PGD",
+    "SPSA",
     "Attack",
     "AttackResult",
     "AutoConjugateGradient",
     "AutoPGD",
+    "Boundary",
     "BoundarySlide",
     "BrendelBethge",
     "CarliniWagner",
     "DeepFool",
     "FrankWolfe",
+    "GenAttack",
+    "GeoDA",
     "Grid",
+    "HopSkipJump",
     "HoppingPGD",
+    "InputFree",
     "IterativeLeastLikely",
+    "LocalSearch",
     "Momentum",
     "MultiTargeted",
     "Noise",
     "OnePixel",
+    "RandomGrouping",
+    "RayS",
     "SigmaZero",
+    "SignHunter",
+    "SignOPT",
+    "SimBA",
     "SmallestResult",
     "SmallestTransformation",
+    "SparseRS",
     "SparseSwap",
     "Square",
     "SuperDeepFool",
+    "SurFree",
+    "Transfer",
     "TrustRegion",
     "UniversalResult",
     "alma",
     "auto_conjugate_gradient",
     "auto_pgd",
     "bim",
+    "boundary",
     "boundary_slide",
     "brendel_bethge",
     "carlini_wagner",
+    "cgba",
     "ddn",
     "deepfool",
     "ead",
@@ -87,26 +123,41 @@ __all__ = [
     "fmn",
     "frank_wolfe",
     "frank_wolfe_gaps",
+    "gen_attack",
+    "geo_da",
     "grid",
+    "hop_skip_jump",
     "hopping_pgd",
+    "input_free",
     "iterative_least_likely",
     "jsma",
     "lbfgs",
+    "local_search",
     "momentum",
     "multi_targeted",
     "name_of",
     "noise",
     "one_pixel",
+    "opt",
     "pdpgd",
     "pgd",
+    "random_grouping",
+    "ray_s",
     "run_attack",
     "settings_of",
     "sigma_zero",
+    "sign_hunter",
+    "sign_opt",
+    "simba",
     "smallest",
     "smallest_transformation",
+    "sparse_rs",
     "sparse_swap",
+    "spsa",
     "square",
     "super_deepfool",
+    "sur_free",
+    "transfer",
     "trust_region",
     "universal",
 ]

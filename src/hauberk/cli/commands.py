@@ -14,6 +14,7 @@ from hauberk.cli.lists import show
 from hauberk.cli.runs import compare, report
 from hauberk.cli.serve import serve_model
 from hauberk.cli.train import train
+from hauberk.cli.transfer import transfer
 from hauberk.cli.verify import verify
 from hauberk.cli.wire import over_http
 from hauberk.cli.zoo import zoo
@@ -60,6 +61,7 @@ for _name, _command in (
     ("attack", over_http(attack)),
     ("audit", over_http(audit)),
     ("train", train),
+    ("transfer", transfer),
     ("verify", verify),
     ("compare", compare),
     ("report", report),
