@@ -279,8 +279,8 @@ def test_what_a_victim_does_not_give_is_not_asked(digits: Digits) -> None:
             return digits.conv(torch.from_numpy(x)).numpy()
 
     for model, checks in (
-        (labels, {"random-output", "batch-dependent-output"}),
-        (scores, {"random-output", "batch-dependent-output", "softmax-output"}),
+        (labels, {"constant-output", "random-output", "batch-dependent-output"}),
+        (scores, {"constant-output", "random-output", "batch-dependent-output", "softmax-output"}),
     ):
         victim = wrap(model)
         victim.probe(digits.x[:8])
@@ -316,7 +316,27 @@ def test_where_nothing_is_correct_the_audit_says_that_it_could_not_run(digits: D
         victim, digits.x[:20], wrong, torch.arange(20), ThreatModel.parse("linf:0.1"), seed=0, access=victim.access
     )
     assert [finding.id for finding in evidence.findings] == ["audit-could-not-run"]
-    assert (evidence.checks, evidence.forwards) == ((), 20)
+    assert (evidence.checks, evidence.forwards) == (("constant-output", "random-output"), 20 + 2 * 20)
+
+
+@pytest.mark.parametrize("answer", ["labels", "scores"])
+def test_a_fake_oracle_is_no_robust_model(digits: Digits, answer: str) -> None:
+    generator = np.random.default_rng(0)
+
+    def at_random(x: np.ndarray) -> np.ndarray:
+        return generator.integers(0, 10, len(x)) if answer == "labels" else generator.normal(size=(len(x), 10))
+
+    def always(x: np.ndarray) -> np.ndarray:
+        return np.full(len(x), 3) if answer == "labels" else np.tile(3.0 * np.eye(10)[3], (len(x), 1))
+
+    def errors(model: Any, y: Any) -> set[str]:
+        found = evaluate(wrap(model, classes=10), (digits.x[:40], y), "linf:0.1", suite="quick", max_queries=60)
+        return {entry["id"] for entry in found.result["audit"] if entry["severity"] == "error"}
+
+    assert errors(at_random, digits.y[:40]) == {"random-output"}
+    assert errors(at_random, digits.y[:40] * 0) == {"random-output"}  # right about one or two by chance, or about none
+    assert errors(always, digits.y[:40]) == {"constant-output"}
+    assert errors(always, digits.y[:40] * 0) == set()  # there was one class to be right about: nothing can be told
 
 
 def test_the_audit_costs_no_more_than_it_says(digits: Digits) -> None:

@@ -117,7 +117,7 @@ def test_white_box_and_black_box_runs_of_one_suite_are_refused() -> None:
     white = run(0.5, suite="quick")
     black = evaluate(scores, (X, Y), "linf:0.1,0.2", suite="quick", audit=False)
     assert white.run.manifest.suite == black.run.manifest.suite
-    with pytest.raises(InputError, match=r"same attacks, got fgsm, .* and noise, square; .*@scores"):
+    with pytest.raises(InputError, match=r"same attacks, got fgsm, .* and square, sign_hunter; .*@scores"):
         compare(white, black)
     alike = evaluate(Step(0.5, 0), (X, Y), "linf:0.1,0.2@scores", suite="quick", audit=False)
     same = evaluate(scores, (X, Y), "linf:0.1,0.2@scores", suite="quick", audit=False)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hauberk.attacks import FAB, PGD, AutoPGD, HoppingPGD, Noise, Square, name_of
+from hauberk.attacks import FAB, PGD, AutoPGD, HoppingPGD, Noise, SparseRS, Square, name_of, settings_of
 from hauberk.errors import AccessError, SettingError, ThreatError, UnknownNameError
 from hauberk.evaluate import SUITES, Suite, suite_for
 from hauberk.threat import Access, Norm, ThreatModel
@@ -86,6 +86,21 @@ def test_a_suite_does_not_choose_targets_under_a_goal_that_names_one() -> None:
 def test_the_exhaustive_suite_asks_more_than_the_standard_one(norm: Norm, access: Access) -> None:
     def asked(name: str) -> int:
         attacks = suite_for(name, ThreatModel(norm, (RADIUS[norm],)), access).attacks
-        return sum(each.steps * each.restarts if isinstance(each, Square) else each.tries for each in attacks)  # type: ignore[union-attr]
+        rounds = (settings_of(each) for each in attacks)
+        return sum(each.get("steps", each.get("tries", 0)) * each.get("restarts", 1) for each in rounds)
 
-    assert asked("quick") < asked("standard") < asked("exhaustive") / 4
+    assert 0 < 2 * asked("quick") <= asked("standard") <= asked("exhaustive") / 2
+
+
+@pytest.mark.parametrize("access", [Access.SCORES, Access.LABELS], ids=str)
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2, Norm.L0], ids=str)
+def test_limited_queries_are_shared_and_planned_for(norm: Norm, access: Access) -> None:
+    threat = ThreatModel(norm, (RADIUS[norm],))
+    free, limited = (suite_for("standard", threat, access, limit) for limit in (None, 400))
+    assert [type(attack) for attack in limited.attacks] == [type(attack) for attack in free.attacks]
+    assert [limited.share(stage) for stage in range(len(limited.attacks))] == [0.75] * (len(limited.attacks) - 1) + [1]
+    assert [free.share(stage) for stage in range(len(free.attacks))] == [1] * len(free.attacks)
+    for attack, queries in zip(limited.attacks, (300, 75, 25), strict=False):
+        if isinstance(attack, Square | SparseRS):
+            assert attack.steps == queries - 1 if attack is limited.attacks[0] else attack.steps < 100
+    assert limited.first(1).shares == ()

@@ -15,6 +15,7 @@ from hauberk.cli.models import open_both
 from hauberk.errors import SettingError, UnknownNameError
 from hauberk.evaluate import CERTIFY, SUITES, Evaluation
 from hauberk.evaluate import evaluate as run_evaluation
+from hauberk.evaluate.statement import seen_through
 from hauberk.evidence import pretty
 from hauberk.evidence.disk import replace_file, speaking
 from hauberk.report import summary, write_html
@@ -36,6 +37,9 @@ class Job:
     allow_audit_errors: bool
     audit: bool
     adapt: bool
+    access: str | None
+    max_queries: int | None
+    price: float | None
     certify: str
     certify_seconds: float
     sandwich: int
@@ -54,7 +58,7 @@ def conduct(job: Job, model: str, data: str, options: given.ModelOptions) -> Non
     """Evaluate, write and print what was asked for, and exit with 1 below a bar."""
     # What needs no model is refused before one is loaded.
     _check_bars(job)
-    allowed = ThreatModel.parse(job.threat)
+    allowed = seen_through(ThreatModel.parse(job.threat), job.access)
     if job.suite not in SUITES:
         raise UnknownNameError.of("suite", job.suite, SUITES)
     if job.certify not in CERTIFY:
@@ -90,6 +94,8 @@ def conduct(job: Job, model: str, data: str, options: given.ModelOptions) -> Non
                 certify=job.certify,
                 certify_seconds=job.certify_seconds,
                 sandwich=job.sandwich,
+                max_queries=job.max_queries,
+                price=job.price,
                 keep_adversarials=out is not None or html is not None,
                 progress=not quiet and sys.stderr.isatty(),
                 command=shlex.join(["hauberk", *job.words]),

@@ -25,7 +25,7 @@ def load_model(spec: str, options: ModelOptions) -> Victim:
     Raises:
         ModelError, SettingError, UnknownNameError, MissingExtraError: it cannot be had; the message says why.
     """
-    wrapping = options.wrapping() | asked_over_http()
+    wrapping = options.wrapping() | asked_over_http(spec)
     kind, colon, name = spec.partition(":")
     if kind == "zoo" and colon:
         net = zoo.net(name)

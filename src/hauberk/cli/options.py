@@ -24,15 +24,18 @@ __all__ = [
     "FailUnderProven",
     "Html",
     "Json",
+    "MaxQueries",
     "Mean",
     "Model",
     "ModelOptions",
     "N",
     "Out",
     "Output",
+    "Price",
     "Quiet",
     "Sandwich",
     "Seed",
+    "Seen",
     "Std",
     "Threads",
     "Threat",
@@ -43,6 +46,7 @@ __all__ = [
 ]
 
 _MODEL, _RUN, _PROOFS, _OUT = "The model", "The work", "Proofs", "What is written"
+_BLACK_BOX = "A black box"
 
 Model = Annotated[
     str,
@@ -91,6 +95,36 @@ CertifySeconds = Annotated[
         metavar="S",
         rich_help_panel=_PROOFS,
         help="Seconds of branch and bound, as a mean over the examples.",
+    ),
+]
+Seen = Annotated[
+    str | None,
+    typer.Option(
+        "--access",
+        metavar="ACCESS",
+        rich_help_panel=_BLACK_BOX,
+        show_default=False,
+        help="What the attacker sees: scores or labels. The attacks are chosen for that; the same as @scores or @labels in the threat.",
+    ),
+]
+MaxQueries = Annotated[
+    int | None,
+    typer.Option(
+        "--max-queries",
+        metavar="N",
+        rich_help_panel=_BLACK_BOX,
+        show_default=False,
+        help="The most that any one example may cost, all attacks and the judge together; hard.",
+    ),
+]
+Price = Annotated[
+    float | None,
+    typer.Option(
+        "--price",
+        metavar="P",
+        rich_help_panel=_BLACK_BOX,
+        show_default=False,
+        help="What a query costs; the report then says what it came to.",
     ),
 ]
 Sandwich = Annotated[

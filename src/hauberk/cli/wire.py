@@ -25,6 +25,9 @@ class _Asked:
     """What one command was told of its model, and the victims that it made of it."""
 
     settings: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, Any] = field(
+        default_factory=dict
+    )  # which the command has too, and of which a model need not be over HTTP
     victims: list[HttpVictim] = field(default_factory=list)
 
 
@@ -82,30 +85,34 @@ _OPTIONS: dict[str, Any] = {
 
 
 def over_http(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with these options added; `asked_over_http` says inside it what was given."""
+    """The command with these options added, but for those it has; `asked_over_http` says inside it what was given."""
+    own = inspect.signature(command)
+    added = [name for name in _OPTIONS if name not in own.parameters]
 
     @functools.wraps(command)
     def longer(*args: Any, **options: Any) -> None:
-        settings = _settings({name: options.pop(name) for name in _OPTIONS})
-        with _told(settings, quiet=bool(options.get("quiet"))):
+        settings = _settings({name: options.pop(name, None) for name in added})
+        shared = _settings({name: options[name] for name in _OPTIONS if name not in added})
+        with _told(settings, shared, quiet=bool(options.get("quiet"))):
             command(*args, **options)
 
-    own = inspect.signature(command)
     more = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=False if name == "no_cache" else None, annotation=kind
         )
-        for name, kind in _OPTIONS.items()
+        for name, kind in ((name, _OPTIONS[name]) for name in added)
     ]
     longer.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
-    longer.__annotations__ = {**command.__annotations__, **_OPTIONS}
+    longer.__annotations__ = {**command.__annotations__, **{name: _OPTIONS[name] for name in added}}
     return longer
 
 
-def asked_over_http() -> dict[str, Any]:
-    """The settings for `hauberk.wrap` that were typed."""
+def asked_over_http(spec: str) -> dict[str, Any]:
+    """The settings for `hauberk.wrap` of this model that were typed."""
     asked = _ASKED.get()
-    return {} if asked is None else asked.settings
+    if asked is None:
+        return {}
+    return asked.settings | (asked.shared if spec.lower().startswith(("http://", "https://")) else {})
 
 
 def remember(victim: Any) -> None:
@@ -116,8 +123,8 @@ def remember(victim: Any) -> None:
 
 
 @contextmanager
-def _told(settings: dict[str, Any], *, quiet: bool) -> Iterator[None]:
-    asked = _Asked(settings)
+def _told(settings: dict[str, Any], shared: dict[str, Any], *, quiet: bool) -> Iterator[None]:
+    asked = _Asked(settings, shared)
     token = _ASKED.set(asked)
     try:
         yield
@@ -145,9 +152,9 @@ def _settings(typed: dict[str, Any]) -> dict[str, Any]:
         text = _text("--class-names", made["class_names"])
         words = text.splitlines() if made["class_names"].startswith("@") else text.split(",")
         made["class_names"] = [word.strip() for word in words if word.strip()]
-    if typed["header"]:
+    if typed.get("header"):
         made["headers"] = dict(_header(text) for text in typed["header"])
-    if typed["no_cache"]:
+    if typed.get("no_cache"):
         if "cache" in made:
             raise SettingError("--cache keeps answers and --no-cache does not; give one of them")
         made["cache"] = False

@@ -16,9 +16,11 @@ from hauberk._rng import Streams
 from hauberk._shapes import Labels
 from hauberk.blocks.judge import Verdict, by_vote, judge
 from hauberk.data import Chunk
+from hauberk.errors import BudgetError
 from hauberk.evaluate.clean import Clean, look_clean
 from hauberk.evaluate.found import Found
 from hauberk.evaluate.proving import Proofs, Proving
+from hauberk.evaluate.queries import Spending, Trace, Traced
 from hauberk.evaluate.rows import add_rows
 from hauberk.evaluate.suites import Suite
 from hauberk.evaluate.through import label_of
@@ -77,6 +79,7 @@ class ChunkEvidence:
     found: Found | None = None
     voted: bool = False
     proofs: Proofs | None = None
+    queries: dict[str, Any] | None = None
 
 
 def run_chunk(
@@ -91,6 +94,7 @@ def run_chunk(
     earlier: ChunkEvidence | None = None,
     proving: Proving | None = None,
     look: int = 0,
+    spending: Spending | None = None,
     advance: Callable[[str, int], None] | None = None,
 ) -> ChunkEvidence:
     """Evaluate one chunk.
@@ -103,6 +107,7 @@ def run_chunk(
             votes and the one before did not, only what the vote confirms. What it proved stays proven.
         proving: how proofs are sought; none are where None.
         look: how many of the first examples get both ends at any radius, if proofs are sought.
+        spending: what an example may cost; with it every query is traced.
         advance: called with the stage's name and the number of survivors whenever a stage ends.
     """
     x, y = chunk.x, chunk.y
@@ -120,6 +125,7 @@ def run_chunk(
     proofs = earlier.proofs if earlier is not None else None
     if proofs is None and proving is not None:
         proofs = proving.before(x, y, clean.predicted, goal, open_)
+    trace = None if spending is None else Trace(n, spending.marks)
     met: list[Tensor] = [torch.zeros_like(open_) for _ in suite.attacks]
     spent_at: list[Tensor] = []
     tallies: list[Tally] = []
@@ -134,26 +140,32 @@ def run_chunk(
         for stage, attack in enumerate(suite.attacks):
             tally = Tally(label_of(attack), radius, spared=int((open_ & held).sum()))
             tallies.append(tally)
-            live = everyone[open_ & ~held]
+            foreign = is_foreign(attack)
+            allowed = None if spending is None else spending.allowance(total.queries, suite.share(stage), 1 + foreign)
+            live = everyone[open_ & ~held] if allowed is None else everyone[open_ & ~held & (allowed >= 1)]
             if not len(live):
                 continue
             began = time.perf_counter()
-            meter = Meter(victim, len(live), access=access)
+            meter = Meter(victim, len(live), access=access, budget=None if allowed is None else allowed[live])
+            look_again = Meter(victim, len(live), access=access)
             streams = Streams(seed, chunk.ids.to(device)[live], f"{stage}:{label_of(attack)}@{radius!r}")
             wanted, space = goal.take(live), region.take(live)
             asked, start = posed(threat.chart, meter, x[live])
-            witness = Witness(asked, start, wanted, space) if is_foreign(attack) else None
-            points = attack(asked if witness is None else witness, start, wanted, space, streams=streams)
-            asked, start = posed(threat.chart, meter, x[live])  # an attack may have written into its own
+            if trace is not None:
+                asked = Traced(asked, trace, live, total.queries[live], start, wanted, space, threat.norm)
+            witness = Witness(asked, start, wanted, space) if foreign else None
+            points = _proposed(attack, asked, witness, start, wanted, space, streams)
+            asked, start = posed(threat.chart, look_again, x[live])  # an attack may have written into its own
             verdict = judge(asked, points, start, wanted, space, torch.arange(len(live), device=device))
             if witness is not None:
                 points, verdict, silent = _confirmed(witness, points, verdict, asked, start, wanted, space)
                 tally.silent += silent
             parameters = threat.chart.values(points) if threat.chart is not None and threat.chart.names else None
             points = shown(threat.chart, points, x[live], victim.bounds)
-            total.forwards[live] += meter.forwards
+            forwards, queries = meter.forwards + look_again.forwards, meter.queries + look_again.queries
+            total.forwards[live] += forwards
             total.backwards[live] += meter.backwards
-            total.queries[live] += meter.queries
+            total.queries[live] += queries
             broken = verdict.broken
             found.keep(live[broken], points[broken], verdict.take(broken), radius, tally.name)
             if parameters is not None:
@@ -164,10 +176,10 @@ def run_chunk(
             met[stage][live] = True
             tally.broken += int(broken.sum())
             tally.refused += int((~verdict.allowed).sum())
-            tally.forwards += int(meter.forwards.sum())
+            tally.forwards += int(forwards.sum())
             tally.backwards += int(meter.backwards.sum())
-            tally.queries += int(meter.queries.sum())
-            tally.withstood += int(meter.queries[~broken].sum())
+            tally.queries += int(queries.sum())
+            tally.withstood += int(queries[~broken].sum())
             tally.seconds += time.perf_counter() - began
             if advance is not None:
                 advance(tally.name, int((open_ & ~held).sum()))
@@ -215,7 +227,20 @@ def run_chunk(
         found,
         total.judge_samples > 0,
         proofs,
+        None if trace is None else trace.to_json(found.method_index >= 0, could, total.queries),
     )
+
+
+def _proposed(
+    attack: Any, asked: Any, witness: Witness | None, x: Tensor, goal: Goal, region: Region, streams: Streams
+) -> Tensor:
+    """The attack's points; of one that is not hauberk's and asks past its budget, the last that were answered as wanted."""
+    if witness is None:
+        return attack(asked, x, goal, region, streams=streams)
+    try:
+        return attack(witness, x, goal, region, streams=streams)
+    except BudgetError:
+        return witness.points
 
 
 def _tell(advance: Callable[[str, int], None] | None, left: int) -> None:

@@ -21,8 +21,9 @@ from hauberk.evaluate.audit import POOL, AuditEvidence, audit_victim
 from hauberk.evaluate.cascade import run_chunk
 from hauberk.evaluate.progress import progress_bar
 from hauberk.evaluate.proving import SANDWICHED, Proving
+from hauberk.evaluate.queries import Spending
 from hauberk.evaluate.result import build_result
-from hauberk.evaluate.statement import with_a_radius
+from hauberk.evaluate.statement import seen_through, with_a_radius
 from hauberk.evaluate.suites import Suite, suite_for
 from hauberk.evidence import FinishedRun, Manifest, MemoryRun, RunFolder, rows_table
 from hauberk.threat import Access, ThreatModel, goal_from
@@ -87,6 +88,9 @@ def evaluate(
     certify: str = "off",
     certify_seconds: float = 0.5,
     sandwich: int = SANDWICHED,
+    access: str | Access | None = None,
+    max_queries: int | None = None,
+    price: float | None = None,
     keep_adversarials: bool = True,
     progress: bool = False,
     command: str | None = None,
@@ -112,6 +116,10 @@ def evaluate(
         certify_seconds: of branch and bound, as a mean over the examples. The only limit here that depends on the clock.
         sandwich: so many of the first examples get, if proofs are sought, both ends at any radius: the largest one that is proven,
             CLEVER's estimate, and the smallest change that an attack finds.
+        access: `scores` or `labels`: what an attacker sees of the model, if that is not all of it; the suite then holds attacks for that.
+        max_queries: the most that any one example may cost over the whole suite, the look at it and the judge's looks included; a hard
+            limit, which the attacks share. The audit asks besides, of a few examples.
+        price: of a query, in whatever currency; that of the model over HTTP where None. The result then says what it all cost.
         keep_adversarials: keep the broken examples' inputs beside their rows.
         progress: show a progress bar on stderr.
         command: what the user typed, for the report.
@@ -123,7 +131,7 @@ def evaluate(
     Cost: see the suite; counted in `result["cost"]`, with the clean pass, the judge and the audit.
     """
     wanted = wanted_steps(adapt, audit=audit)
-    threat = ThreatModel.parse(threat)
+    threat = seen_through(ThreatModel.parse(threat), access)
     if threat.smallest:
         raise ThreatError(f"an evaluation needs a radius, got {threat}; write for example {with_a_radius(threat)}")
     if batch_size < 1:
@@ -132,7 +140,14 @@ def evaluate(
     source = load_data(data, bounds=victim.bounds, n=n)
     _look(victim, source, threat)
     access = min(threat.access, victim.access)
-    chosen = suite_for(suite, threat, access)
+    price = (getattr(victim, "price", 0) or None) if price is None else price
+    spending = Spending(max_queries, price)
+    if max_queries is not None and (wanted is not None or certify != "off"):
+        raise SettingError(
+            "max_queries limits what attacks ask, which neither adapted attacks nor proofs keep to; leave out adapt and certify"
+        )
+    traced = spending if max_queries is not None or price is not None or access < Access.GRADIENTS else None
+    chosen = suite_for(suite, threat, access, max_queries)
     chosen = chosen if stages is None else chosen.first(stages)
     proving = None
     if certify != "off":
@@ -151,6 +166,7 @@ def evaluate(
         dtype=str(victim.dtype).removeprefix("torch."),
         options={"audit": audit, "keep_adversarials": keep_adversarials}
         | ({} if wanted is None else {"adapt": list(wanted)})
+        | ({} if max_queries is None else {"max_queries": max_queries})
         | ({} if proving is None else {"certify": certify, "certify_seconds": certify_seconds, "sandwich": sandwich}),
         provenance=evidence.provenance(),
     )
@@ -186,13 +202,23 @@ def evaluate(
                     advance,
                     proving,
                     0 if proving is None else max(0, min(len(chunk), proving.looked - index * batch_size)),
+                    traced,
                 )
                 if not keep_adversarials:
                     tensors = {name: tensor[:0] for name, tensor in tensors.items()}
                 run.write_chunk(index, rows, tensors, ledger)
                 advance(len(chunk), "")
         result = build_result(
-            victim, source, threat, chosen, manifest, run.ledgers(), command=command, started=started, finished=_now()
+            victim,
+            source,
+            threat,
+            chosen,
+            manifest,
+            run.ledgers(),
+            spending,
+            command=command,
+            started=started,
+            finished=_now(),
         )
         if out is None:
             result["rows"] = None  # kept in memory: there is no file
@@ -254,6 +280,7 @@ def _work(
     advance: Callable[[int, str], None],
     proving: Proving | None,
     look: int,
+    spending: Spending | None,
 ) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Evaluate one chunk: its ledger, rows and tensors. The first carries what the audit found and cost."""
     began = time.perf_counter()
@@ -270,6 +297,7 @@ def _work(
         known=None if found is None or threat.chart is not None else found.broken,  # they lie in a ball around x
         proving=proving,
         look=look,
+        spending=spending,
         advance=lambda name, left: advance(0, f"{name}: {left} left"),
     )
     ledger: dict[str, Any] = {
@@ -281,6 +309,7 @@ def _work(
         "broken_before": made.broken_before,
         "audit": found.to_json() if found is not None and first else None,
         "proofs": None if made.proofs is None else made.proofs.to_json(),
+        "queries": made.queries,
     }
     if adaptation is not None:
         judge = adaptation.judge

@@ -13,6 +13,7 @@ from hauberk.data import Source
 from hauberk.evaluate.audit import STEPS, Finding, audit_cascade, audit_setting, in_order
 from hauberk.evaluate.cascade import Tally
 from hauberk.evaluate.certification import audit_proofs, certification, certify_entries, sought
+from hauberk.evaluate.queries import Spending, query_curve
 from hauberk.evaluate.statement import threat_statement
 from hauberk.evaluate.statistics import clopper_pearson
 from hauberk.evaluate.suites import Suite
@@ -32,6 +33,7 @@ def build_result(
     suite: Suite,
     manifest: Manifest,
     ledgers: Sequence[Ledger],
+    spending: Spending,
     *,
     command: str | None,
     started: str,
@@ -81,6 +83,7 @@ def build_result(
         + certify_entries(ledgers)
         + _adapted_entries(ledgers, threat.radii),
         "cost": _cost(ledgers, n),
+        "queries": _queries(ledgers, n, spending),
         "radii": radii,
         "per_class": _per_class(ledgers, source.class_names),
         "audit": [finding.to_json() for finding in in_order(audit)],
@@ -216,6 +219,14 @@ def _cost(ledgers: Sequence[Ledger], n: int) -> dict[str, float]:
         "queries_per_example": total("queries") / n,
         "seconds": sum(ledger["seconds"] for ledger in ledgers),
     }
+
+
+def _queries(ledgers: Sequence[Ledger], n: int, spending: Spending) -> dict[str, Any] | None:
+    """What is to be said of queries; None where they were not traced."""
+    parts = [ledger["queries"] for ledger in ledgers if ledger.get("queries") is not None]
+    if len(parts) < len(ledgers):
+        return None
+    return query_curve(parts, round(_cost(ledgers, n)["queries_per_example"] * n), spending)
 
 
 def _per_class(ledgers: Sequence[Ledger], names: Sequence[str] | None) -> list[dict[str, Any]]:

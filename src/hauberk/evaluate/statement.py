@@ -1,8 +1,11 @@
 """The threat in plain words, for results and reports."""
 
+from dataclasses import replace
+
+from hauberk.errors import ThreatError, UnknownNameError
 from hauberk.threat import Access, Norm, ThreatModel
 
-__all__ = ["threat_statement", "with_a_radius"]
+__all__ = ["seen_through", "threat_statement", "with_a_radius"]
 
 _CHANGE = {
     Norm.LINF: "change every input value by at most {radius}",
@@ -22,6 +25,26 @@ def with_a_radius(threat: ThreatModel) -> ThreatModel:
     """A threat that seeks the smallest change with a radius in the place of that, as an example."""
     whole = threat.chart is not None and bool(threat.chart.names)
     return threat.at(threat.chart.box((0.0, 1.0))[1] if whole and threat.chart is not None else _EXAMPLE[threat.norm])
+
+
+def seen_through(threat: ThreatModel, access: str | Access | None) -> ThreatModel:
+    """The threat with this access; unchanged where None.
+
+    Raises:
+        UnknownNameError: no such access.
+        ThreatError: the threat names another one.
+    """
+    if access is None:
+        return threat
+    levels = {str(level): level for level in Access}
+    if str(access) not in levels:
+        raise UnknownNameError.of("access", str(access), levels)
+    wanted = levels[str(access)]
+    if threat.access not in (Access.GRADIENTS, wanted):
+        raise ThreatError(
+            f"the threat {threat} gives {threat.access}, and access asks for {wanted}; say it in one place"
+        )
+    return replace(threat, access=wanted)
 
 
 def threat_statement(threat: ThreatModel, bounds: tuple[float, float], access: Access) -> str:

@@ -9,7 +9,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
-from hauberk.attacks import FAB, FGSM, FMN, PGD, Attack, AutoPGD, HoppingPGD, Noise, SigmaZero, Square, name_of
+from hauberk.attacks import (
+    CGBA,
+    FAB,
+    FGSM,
+    FMN,
+    PGD,
+    Attack,
+    AutoPGD,
+    GeoDA,
+    HoppingPGD,
+    HopSkipJump,
+    Noise,
+    RayS,
+    SigmaZero,
+    SignHunter,
+    SparseRS,
+    Square,
+    name_of,
+)
 from hauberk.attacks import __all__ as ATTACKS
 from hauberk.errors import AccessError, SettingError, ThreatError, UnknownNameError
 from hauberk.evaluate.suites_charts import chart_suite
@@ -26,11 +44,17 @@ class Suite:
         name: what reports call it.
         attacks: in the order they run.
         purpose: one sentence.
+        shares: where queries are limited, the share of what is left of them that each attack may ask; all of it where there are none.
     """
 
     name: str
     attacks: tuple[Attack, ...]
     purpose: str = field(default="", compare=False)
+    shares: tuple[float, ...] = field(default=(), compare=False)
+
+    def share(self, stage: int) -> float:
+        """Of the queries that are left, what the attack of this stage may ask."""
+        return self.shares[stage] if stage < len(self.shares) else 1.0
 
     def first(self, stages: int) -> "Suite":
         """The suite limited to its first attacks."""
@@ -38,9 +62,10 @@ class Suite:
             raise SettingError(f"suite {self.name!r} has {len(self.attacks)} stages, got stages={stages}")
         if stages == len(self.attacks):
             return self
-        return Suite(f"{self.name}[:{stages}]", self.attacks[:stages], self.purpose)
+        return Suite(f"{self.name}[:{stages}]", self.attacks[:stages], self.purpose, self.shares[: stages - 1])
 
 
+_FIRST_SHARE = 0.75
 _FIRST_LOOK = PGD(steps=10, loss="margin", start="clean", schedule="linear")
 
 
@@ -120,25 +145,40 @@ def _exhaustive(norm: Norm) -> tuple[Attack, ...]:
     return _FIRST_LOOK, *adaptive, hops, *boundary, restarted, Square(steps=5000), Noise(tries=1000)
 
 
-def _scores(tries: int, square: Square) -> Callable[[Norm], tuple[Attack, ...]]:
+def _scores(steps: int, restarts: int = 1) -> Callable[[Norm], tuple[Attack, ...]]:
+    """Random search first, which breaks most; what decides by signs alone, or by single values, is another opinion."""
+
     def attacks(norm: Norm) -> tuple[Attack, ...]:
-        return (Noise(tries=tries), square) if norm in Square.norms else (Noise(tries=10 * tries),)
+        if norm is Norm.L0:
+            return SparseRS(steps=steps, restarts=restarts), SparseRS(steps=steps, cells="values", restarts=restarts)
+        if norm not in Square.norms:
+            return (Noise(tries=2 * steps * restarts),)
+        return Square(steps=steps, restarts=restarts), SignHunter(steps=steps)
 
     return attacks
 
 
-def _labels(tries: int) -> Callable[[Norm], tuple[Attack, ...]]:
-    return lambda norm: (Noise(tries=tries),)
+def _labels(hops: int) -> Callable[[Norm], tuple[Attack, ...]]:
+    """Along the boundary, whose distance then says whether the radius is reached."""
+
+    def attacks(norm: Norm) -> tuple[Attack, ...]:
+        if norm is Norm.LINF:
+            return RayS(steps=60 * hops), GeoDA(steps=hops), HopSkipJump(steps=hops)
+        if norm is Norm.L2:
+            return HopSkipJump(steps=hops), CGBA(steps=hops), GeoDA(steps=hops)
+        return (Noise(tries=50 * hops),)
+
+    return attacks
 
 
 SUITES: dict[str, tuple[str, dict[Access, Callable[[Norm], tuple[Attack, ...]]]]] = {
     "quick": (
         "a first look, in minutes on a CPU",
-        {Access.GRADIENTS: _quick, Access.SCORES: _scores(20, Square(steps=500)), Access.LABELS: _labels(200)},
+        {Access.GRADIENTS: _quick, Access.SCORES: _scores(500), Access.LABELS: _labels(8)},
     ),
     "standard": (
         "the number to publish",
-        {Access.GRADIENTS: _standard, Access.SCORES: _scores(100, Square(steps=5000)), Access.LABELS: _labels(1000)},
+        {Access.GRADIENTS: _standard, Access.SCORES: _scores(5000), Access.LABELS: _labels(40)},
     ),
     "autoattack": (
         "the four stages and settings of AutoAttack, to compare with published numbers (in l1 without square)",
@@ -148,18 +188,25 @@ SUITES: dict[str, tuple[str, dict[Access, Callable[[Norm], tuple[Attack, ...]]]]
         "all that might help, on every survivor to the end, where cost does not matter",
         {
             Access.GRADIENTS: _exhaustive,
-            Access.SCORES: _scores(1000, Square(steps=5000, restarts=5)),
-            Access.LABELS: _labels(10_000),
+            Access.SCORES: _scores(5000, restarts=5),
+            Access.LABELS: _labels(100),
         },
     ),
 }
 """Name -> (purpose, access -> norm -> attacks)."""
 
 
-def suite_for(suite: "str | Suite | Attack | Sequence[Attack]", threat: ThreatModel, access: Access) -> Suite:
+def suite_for(
+    suite: "str | Suite | Attack | Sequence[Attack]",
+    threat: ThreatModel,
+    access: Access,
+    max_queries: int | None = None,
+) -> Suite:
     """The suite meant, fit for this threat and what may be asked of the victim.
 
     Args:
+        max_queries: that an example may cost over the whole suite. Attacks without gradients then share it: each may ask three
+            quarters of what is left, the last one all of it, and what plans its steps ahead plans for that.
         suite: a name (`quick`, `standard`, `autoattack`, `exhaustive`), a Suite, an attack, or a sequence of attacks of the caller's own.
 
     Raises:
@@ -181,7 +228,13 @@ def suite_for(suite: "str | Suite | Attack | Sequence[Attack]", threat: ThreatMo
         attacks = by_access[access](threat.norm)
         if threat.goal != "untargeted":  # the goal names the class, or asks for more than one rival above the true one
             attacks = tuple(replace(attack, targets=0) if _chooses_targets(attack) else attack for attack in attacks)
-        return Suite(suite, attacks, purpose)
+        if max_queries is None or access >= Access.GRADIENTS:
+            return Suite(suite, attacks, purpose)
+        shares = (_FIRST_SHARE,) * (len(attacks) - 1)
+        left = [max_queries * (1 - _FIRST_SHARE) ** stage for stage in range(len(attacks))]
+        most = [part * (*shares, 1.0)[stage] for stage, part in enumerate(left)]
+        fitted = (_planned(attack, int(queries)) for attack, queries in zip(attacks, most, strict=True))
+        return Suite(suite, tuple(fitted), purpose, shares)
     if not isinstance(suite, Suite):
         attacks = tuple(suite) if isinstance(suite, Sequence) else (suite,)
         suite = Suite("custom" if len(attacks) != 1 else name_of(attacks[0]), attacks)
@@ -205,6 +258,13 @@ def suite_for(suite: "str | Suite | Attack | Sequence[Attack]", threat: ThreatMo
                 f"got {threat}; use targets=0"
             )
     return suite
+
+
+def _planned(attack: Attack, queries: int) -> Attack:
+    """The attack with a schedule that ends with its queries, where it has one."""
+    if isinstance(attack, Square | SparseRS):
+        return replace(attack, steps=max(1, min(attack.steps, queries - 1)))
+    return attack
 
 
 def _chooses_targets(attack: object) -> TypeGuard[AutoPGD | FAB]:

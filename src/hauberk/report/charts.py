@@ -58,7 +58,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """A drawing of robust accuracy against radius."""
+    """A drawing of lines, as of robust accuracy against radius."""
 
     width: float
     height: float
@@ -142,17 +142,29 @@ def round_ticks(far: float) -> list[tuple[float, str]]:
     return [(k * step, f"{k * step:.6g}") for k in range(int(far / step * (1 + 1e-9)) + 1)]
 
 
-def curve(lines: Sequence[tuple[str, Sequence[Mark]]], ticks: Sequence[tuple[float, str]]) -> Curve | None:
-    """Lay out lines of marks, each line named by its kind, over the radii from 0 to the largest.
+_QUARTERS = tuple((share, f"{100 * share:.0f}") for share in (0.0, 0.25, 0.5, 0.75, 1.0))
+
+
+def curve(
+    lines: Sequence[tuple[str, Sequence[Mark]]],
+    ticks: Sequence[tuple[float, str]],
+    rungs: Sequence[tuple[float, str]] = _QUARTERS,
+    *,
+    far: float | None = None,
+) -> Curve | None:
+    """Lay out lines of marks, each line named by its kind, over the radii, or whatever is across, from 0 to the largest.
 
     Args:
         lines: (kind, marks by increasing radius).
         ticks: (radius, label) wanted on the x axis; those without room are left out, the last one never.
+        rungs: (value, label) on the y axis, which ends at 1.
+        far: where the x axis ends; at the largest radius where None.
 
     Returns:
         The drawing, or None where no mark has a radius above 0.
     """
-    far = max((mark.radius for _, marks in lines for mark in marks if math.isfinite(mark.radius)), default=0.0)
+    if far is None:
+        far = max((mark.radius for _, marks in lines for mark in marks if math.isfinite(mark.radius)), default=0.0)
     if far <= 0:
         return None
 
@@ -184,7 +196,7 @@ def curve(lines: Sequence[tuple[str, Sequence[Mark]]], ticks: Sequence[tuple[flo
         _TOP,
         _HEIGHT - _BOTTOM,
         _spaced([Tick(x(radius), label) for radius, label in ticks]),
-        tuple(Tick(y(share), f"{100 * share:.0f}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        tuple(Tick(y(value), label) for value, label in rungs),
         tuple(drawn),
     )
 

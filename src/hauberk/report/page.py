@@ -18,6 +18,7 @@ from hauberk.report.charts import Curve
 from hauberk.report.gallery import Case, cases
 from hauberk.report.outcomes import STATUSES, Level, drawing, levels
 from hauberk.report.proofs import Proven, proven
+from hauberk.report.queries import Asked, asked
 from hauberk.report.words import (
     DASH,
     Headline,
@@ -100,6 +101,7 @@ class Page:
     attacks: tuple[AttackLine, ...]
     total: AttackLine | None
     proven: Proven | None
+    asked: Asked | None
     curve: Curve | None
     curve_words: str
     curve_is_sought: bool
@@ -160,6 +162,7 @@ def page(result: Mapping[str, Any], rows: pa.Table, adversarials: Iterable[Mappi
         attacks=tuple(_attack_line(entry) for entry in result.get("attacks") or []),
         total=_total(result),
         proven=proven(result, rows),
+        asked=asked(result),
         curve=figure,
         curve_words=words,
         curve_is_sought=is_seeking(result),

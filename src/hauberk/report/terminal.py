@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hauberk.report.adaptation import adaptation_sentence
 from hauberk.report.outcomes import STATUSES, Level, levels
 from hauberk.report.proofs import proofs_sentence
+from hauberk.report.queries import queries_sentence
 from hauberk.report.words import (
     DASH,
     amount,
@@ -89,6 +90,8 @@ def _summary(result: Mapping[str, Any], console: "Console") -> None:
         by = (result["certified"].get("by") or [{}])[-1].get("proven") or {}
         methods = ", ".join(f"{amount(count)} by {plain(name)}" for name, count in by.items())
         console.print(Text(f"Proven at the largest radius: {methods or 'none'}. {said}"))
+    if said := queries_sentence(result):
+        console.print(Text(said))
     total = propagations(cost)
     if total is not None:
         line = f"{amount(total)} propagations per {noun(result, 1)} ({amount(cost['forwards_per_example'])} forwards"

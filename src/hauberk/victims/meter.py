@@ -13,7 +13,7 @@ from torch import Tensor
 from hauberk._shapes import Batch, Labels, Logits, Rows
 from hauberk.errors import AccessError, BudgetError
 from hauberk.threat import Access
-from hauberk.victims.victim import cost_of_pullback, unlimited
+from hauberk.victims.victim import cost_of_pullback
 
 __all__ = ["Meter"]
 
@@ -24,15 +24,18 @@ class Meter:
     Args:
         victim: who is asked.
         examples: how many examples the rows speak of; rows are 0 .. examples - 1.
-        budget: the most queries for any one example; None for no limit.
+        budget: the most queries for any one example, or (examples,) int64 the most for each; None for no limit.
         access: the most that may be asked; the victim's own access where None.
 
     Attributes:
         queries, forwards, backwards: (examples,) int64.
     """
 
-    def __init__(self, victim: Any, examples: int, *, budget: int | None = None, access: Access | None = None) -> None:
-        self.victim, self.budget = victim, budget
+    def __init__(
+        self, victim: Any, examples: int, *, budget: int | Tensor | None = None, access: Access | None = None
+    ) -> None:
+        self.victim = victim
+        self.budget = None if budget is None else torch.as_tensor(budget, device=victim.device).expand(examples)
         self.access = victim.access if access is None else min(access, victim.access)
         self.queries = torch.zeros(examples, dtype=torch.int64, device=victim.device)
         self.forwards, self.backwards = torch.zeros_like(self.queries), torch.zeros_like(self.queries)
@@ -67,10 +70,9 @@ class Meter:
         return getattr(self.victim, "judge_samples", 0)
 
     def left(self, rows: Rows) -> Tensor:
-        """(B,) how many more queries each row's example may cost."""
-        if self.budget is None:
-            return unlimited(rows)
-        return self.budget - self.queries[rows]
+        """(B,) how many more queries each row's example may cost: what the victim itself allows, and no more than the budget."""
+        left: Tensor = self.victim.left(rows)
+        return left if self.budget is None else torch.minimum(left, self.budget[rows] - self.queries[rows])
 
     def labels(self, x: Batch, rows: Rows) -> Labels:
         """(B,) predicted classes, charged."""
@@ -110,7 +112,10 @@ class Meter:
         self.queries.index_add_(0, rows, torch.ones_like(rows))
         each: int = self.victim.forwards_per_query if forwards is None else forwards
         self.forwards.index_add_(0, rows, torch.full_like(rows, each))
-        if self.budget is not None and bool((self.queries[rows] > self.budget).any()):
+        if self.budget is None:
+            return
+        over = self.queries[rows] > self.budget[rows]
+        if bool(over.any()):
             raise BudgetError(
-                f"a method asked for more than its budget of {self.budget} queries an example; ask `left` first"
+                f"a method asked for more than its budget of {int(self.budget[rows][over][0])} queries an example; ask `left` first"
             )

@@ -7,11 +7,18 @@ once a model is sure is how defensive distillation hid its gradients (Carlini an
 import torch
 from torch import Tensor
 
+from hauberk._rng import Streams
+from hauberk._shapes import Batch, Labels
 from hauberk.evaluate.audit.finding import Finding
 from hauberk.evaluate.audit.part import Part
+from hauberk.evaluate.clean import look_clean
 from hauberk.threat import Access
+from hauberk.victims import Meter
 
-__all__ = ["batch_dependent_output", "random_output", "saturated_loss", "softmax_output"]
+__all__ = ["batch_dependent_output", "constant_output", "random_output", "saturated_loss", "softmax_output"]
+
+_NOISE = 16
+"""Points of noise that a model of a single answer is asked about."""
 
 _UNDONE = "ends in a softmax"  # what a `TorchVictim` notes where it has taken a softmax off the model's end
 
@@ -23,13 +30,38 @@ def random_output(part: Part) -> Finding | None:
     if spread <= 1e-6 * _scale(first):
         return None
     part.is_random = True
+    if part.meter.access < Access.SCORES:
+        other = int((first != second).flatten(1).any(dim=1).sum())
+        seen = f"{other} of the same {len(part)} examples, asked twice, were labelled differently"
+    else:
+        seen = f"the same {len(part)} examples, asked twice, gave scores that differ by up to {spread:.3g}"
     return Finding(
         "random-output",
         "error",
-        f"the same {len(part)} examples, asked twice, gave scores that differ by up to {spread:.3g}",
+        seen,
         "attack the expectation over the model's randomness (EOT), or fix its randomness; one draw is judged here, so the "
         "numbers of this run are not reproducible",
         ("eot",),
+    )
+
+
+def constant_output(meter: Meter, x: Batch, y: Labels, predicted: Labels, streams: Streams) -> Finding | None:
+    """Does the answer depend on the input at all? No cost, but where all examples are given one class: 16 forwards on noise."""
+    classes = len(y.unique())
+    if classes < 2 or len(predicted.unique()) > 1:
+        return None
+    low, high = meter.bounds
+    rows = torch.arange(min(_NOISE, len(x)), device=x.device)
+    noise = low + (high - low) * streams.uniform(rows, tuple(x.shape[1:]), dtype=x.dtype)
+    if not torch.equal(look_clean(meter, noise, y[rows], rows).predicted, predicted[rows]):
+        return None
+    return Finding(
+        "constant-output",
+        "error",
+        f"the model answers class {int(predicted[0])} to all of {len(x)} examples of {classes} classes, and to {len(rows)} points of "
+        "uniform noise",
+        "it does not look at its input, so that nothing can be broken and nothing is robust: look at the weights, the preprocessing, "
+        "and what the address or function really answers",
     )
 
 

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from hauberk._rng import Streams
 from hauberk._shapes import Batch, Labels
 from hauberk.evaluate.audit import answers, climbs, deep, gradients
 from hauberk.evaluate.audit.binarisation import binarisation_test
@@ -73,22 +74,31 @@ def audit_victim(
     """
     began = time.perf_counter()
     meter = Meter(victim, len(x), access=access)
-    correct = [
-        look_clean(meter, x[rows], y[rows], rows).correct
-        for rows in torch.arange(len(x), device=x.device).split(batch_size)
+    looks = [
+        look_clean(meter, x[rows], y[rows], rows) for rows in torch.arange(len(x), device=x.device).split(batch_size)
     ]
-    chosen = torch.cat(correct).nonzero()[:examples, 0]
     findings: list[Finding] = []
-    checks: list[str] = []
+    checks: list[str] = ["constant-output"]
+    predicted, address = torch.cat([look.predicted for look in looks]), ids.to(x.device)
+    if (same := answers.constant_output(meter, x, y, predicted, Streams(seed, address, "audit:noise"))) is not None:
+        findings.append(same)
+    chosen = torch.cat([look.correct for look in looks]).nonzero()[:examples, 0]
     measured: tuple[Indicator, ...] = ()
     part: Part | None = None
+
+    def part_of(rows: Tensor) -> Part:
+        return Part(meter, x[rows], y[rows], rows, address[rows], threat.at(threat.radius), seed)
+
     if len(chosen):
-        part = Part(meter, x[chosen], y[chosen], chosen, ids.to(x.device)[chosen], threat.at(threat.radius), seed)
+        part = part_of(chosen)
         measured = _run(part, checks, findings, x if thorough else None)
         if binarisation:
             checks.append("binarisation-test-fails")
             findings += [found for found in [binarisation_test(part)] if found is not None]
     else:
+        checks.append("random-output")  # what answers at random may be right of no example
+        if (random := answers.random_output(part_of(torch.arange(len(x), device=x.device)[:examples]))) is not None:
+            findings.append(random)
         findings.append(
             Finding(
                 "audit-could-not-run",
