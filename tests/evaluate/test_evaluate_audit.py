@@ -14,7 +14,7 @@ from hauberk.evaluate.audit import audit_cascade, audit_victim
 from hauberk.evaluate.audit.part import Part
 from hauberk.evaluate.cascade import Tally
 from hauberk.threat import Access, Norm, ThreatModel
-from hauberk.victims import Meter, eot, wrap
+from hauberk.victims import Meter, ModelServer, eot, wrap
 
 if TYPE_CHECKING:
     from conftest import Digits
@@ -334,6 +334,11 @@ def test_a_fake_oracle_is_no_robust_model(digits: Digits, answer: str) -> None:
         return {entry["id"] for entry in found.result["audit"] if entry["severity"] == "error"}
 
     assert errors(at_random, digits.y[:40]) == {"random-output"}
+    with ModelServer(wrap(at_random, classes=10), labels_only=answer == "labels") as server:  # whose answers are kept
+        served = evaluate(
+            wrap(server.url, classes=10), (digits.x[:40], digits.y[:40]), "linf:0.1", suite=Noise(tries=2)
+        )
+        assert "random-output" in {entry["id"] for entry in served.result["audit"]}
     assert errors(at_random, digits.y[:40] * 0) == {"random-output"}  # right about one or two by chance, or about none
     assert errors(always, digits.y[:40]) == {"constant-output"}
     assert errors(always, digits.y[:40] * 0) == set()  # there was one class to be right about: nothing can be told

@@ -47,6 +47,7 @@ def attack(
             help="A .safetensors file for example, label, predicted, broken, size, adversarial_label, originals and adversarials.",
         ),
     ] = None,
+    max_queries: given.MaxQueries = None,
     arch: given.Arch = None,
     bounds: given.Bounds = None,
     mean: given.Mean = None,
@@ -85,7 +86,17 @@ def attack(
             for chunk in source.chunks(batch_size):
                 x, y = check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids)
                 predicted = victim.labels(x, torch.arange(len(x), device=x.device))
-                found = run_attack(chosen, victim, x, y, allowed, seed=seed, ids=chunk.ids, batch_size=batch_size)
+                found = run_attack(
+                    chosen,
+                    victim,
+                    x,
+                    y,
+                    allowed,
+                    seed=seed,
+                    ids=chunk.ids,
+                    batch_size=batch_size,
+                    max_queries=max_queries,
+                )
                 counts.add(y, predicted, found)
                 if file is not None:
                     file.append(_row(chunk, x, y, predicted, found))

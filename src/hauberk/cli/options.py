@@ -114,7 +114,7 @@ MaxQueries = Annotated[
         metavar="N",
         rich_help_panel=_BLACK_BOX,
         show_default=False,
-        help="The most that any one example may cost, all attacks and the judge together; hard.",
+        help="The most queries that any one example may cost; hard.",
     ),
 ]
 Price = Annotated[

@@ -18,6 +18,8 @@ from hauberk.victims import HttpVictim
 __all__ = ["asked_over_http", "over_http", "remember"]
 
 _PANEL = "A model over HTTP"
+_KEPT = ".bought.sqlite"
+"""Beside what --out names, where --cache names nothing."""
 
 
 @dataclass
@@ -71,7 +73,10 @@ _OPTIONS: dict[str, Any] = {
     ),
     "price": _option(float | None, "--price", "P", "What a query costs; the sum is said at the end."),
     "cache": _option(
-        Path | None, "--cache", "FILE", "Keep answers there: no run that names this file buys them again."
+        Path | None,
+        "--cache",
+        "FILE",
+        "Keep answers there: no run that names this file buys them again. With --out X, X.bought.sqlite if not given.",
     ),
     "no_cache": _option(
         bool, "--no-cache", None, "Buy the same query anew each time, for models that answer at random."
@@ -93,6 +98,8 @@ def over_http(command: Callable[..., None]) -> Callable[..., None]:
     def longer(*args: Any, **options: Any) -> None:
         settings = _settings({name: options.pop(name, None) for name in added})
         shared = _settings({name: options[name] for name in _OPTIONS if name not in added})
+        if "cache" not in settings and options.get("out") is not None:
+            shared |= {"cache": Path(options["out"]).with_suffix(_KEPT)}
         with _told(settings, shared, quiet=bool(options.get("quiet"))):
             command(*args, **options)
 

@@ -10,6 +10,7 @@ the answer is read. A row that is kept is never bought again, whoever died in be
 process ends. A `Meter` still counts each query of an attack, whether it was bought or kept.
 """
 
+import copy
 import hashlib
 import json
 import re
@@ -232,6 +233,12 @@ class HttpVictim:
             BudgetError: `budget` does not suffice; nothing was spent on these rows.
         """
         return self._answers.logits(self._ask(x), len(x))
+
+    def again(self) -> "HttpVictim":
+        """The same model, whose first answers are not taken for what it answers now: what is asked through it is bought once more."""
+        other = copy.copy(self)
+        other._spec = self._spec + b"again"
+        return other
 
     def close(self) -> None:
         """Hang up and close the cache."""

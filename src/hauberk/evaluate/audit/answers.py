@@ -25,7 +25,7 @@ _UNDONE = "ends in a softmax"  # what a `TorchVictim` notes where it has taken a
 
 def random_output(part: Part) -> Finding | None:
     """The same question twice, the same answer? Two forwards."""
-    first, second = part.answers(), part.ask(part.x)
+    first, second = part.answers(), part.ask_again(part.x)
     spread = _largest_gap(first, second)
     if spread <= 1e-6 * _scale(first):
         return None

@@ -133,6 +133,17 @@ class Part:
             return self.meter.labels(x, place)[:, None].to(x.dtype)
         return self.meter.logits(x, place)
 
+    def ask_again(self, x: Tensor) -> Tensor:
+        """The second answer to what was asked before; a victim that keeps its answers gives a new one."""
+        victim = self.meter.victim
+        if not hasattr(victim, "again"):
+            return self.ask(x)
+        self.meter.victim = victim.again()
+        try:
+            return self.ask(x)
+        finally:
+            self.meter.victim = victim
+
     def answers(self) -> Tensor:
         """What `ask` says of the clean examples, asked for once."""
         if self._answers is None:
