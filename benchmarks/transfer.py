@@ -89,7 +89,7 @@ def attacks(step: float, pool: str) -> dict[str, Attack]:
     """What is compared: one part at a time over MI, and a few together."""
 
     def make(*inputs: str, ti: bool = False, **settings: Any) -> Transfer:
-        return Transfer(inputs=inputs, gradients=("ti",) if ti else (), **settings)
+        return Transfer(inputs=inputs, gradients=("ti",) if ti else (), **{"variance": 0} | settings)
 
     return {
         "`pgd`, 10 steps from the example": PGD(steps=10, step_size=step, start="clean", early_stop=False),
@@ -104,8 +104,8 @@ def attacks(step: float, pool: str) -> dict[str, Attack]:
         "BSR, 5 copies": make("bsr:copies=5"),
         "VMI, 5 neighbours": make(variance=5),
         "PGN, 5 pairs": make(penalty=5),
-        "DI, SI, TI (the default)": Transfer(),
-        "VMI, TI": make(ti=True, variance=5),
+        "DI, SI, TI": make("di", "si", ti=True),
+        "VMI, TI (the default)": Transfer(),
         "PGN, TI": make(ti=True, penalty=5),
     }
 

@@ -88,8 +88,9 @@ CASES: dict[str, Attack] = {
     "brendel_bethge": BrendelBethge(steps=2),
     "ead": EAD(steps=6, binary_search_steps=1, rivals=2),
     "lbfgs": LBFGS(steps=6, binary_search_steps=3),
-    "transfer": Transfer(steps=2, inputs=("di", "si:copies=2")),
-    "transfer, look ahead": Transfer(steps=4, inputs=(), gradients=(), look_ahead=True, loss="margin", early_stop=True),
+    "transfer": Transfer(steps=2),
+    "transfer, copies": Transfer(steps=2, inputs=("di", "si:copies=2")),
+    "transfer, look ahead": Transfer(steps=4, inputs=(), gradients=(), look_ahead=True, variance=0, loss="margin", early_stop=True),
     "transfer, other copies and variance": Transfer(steps=2, inputs=("ssa:copies=1", "bsr:copies=1"), variance=1),
     "transfer, penalty": Transfer(steps=2, inputs=(), penalty=1),
 }
@@ -192,7 +193,7 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     # the kernel smears weights that are no picture's
     (Transfer(steps=20, loss="margin", inputs=("si:copies=2",)), {Norm.LINF: (1.5, 2), Norm.L2: (1.7, 2)}),
     (
-        Transfer(steps=20, loss="margin", inputs=(), gradients=(), look_ahead=True, early_stop=True),
+        Transfer(steps=20, loss="margin", inputs=(), gradients=(), look_ahead=True, variance=0, early_stop=True),
         {Norm.LINF: (EXACT, 1.3), Norm.L2: (1.01, 1.3)},
     ),
 ]

@@ -20,7 +20,7 @@ from hauberk.train import Natural, Recipe, collect, fit, initialise
 from hauberk.victims import Meter, wrap
 
 S = pictures()
-PLAIN = Transfer(steps=6, step_size=0.02, inputs=(), gradients=(), momentum=0.0)
+PLAIN = Transfer(steps=6, step_size=0.02, inputs=(), gradients=(), momentum=0.0, variance=0)
 BALLS = [Ball(Norm.LINF, 0.06), Ball(Norm.L2, 0.35), Ball(Norm.LINF, 0.06, grid=255)]
 
 
@@ -57,7 +57,7 @@ def test_parts_that_change_nothing_leave_pgd(change: dict[str, Any], ball: Ball,
 def test_momentum_and_the_look_ahead_are_those_of_momentum(nesterov: bool) -> None:
     for ball in BALLS:
         wanted = run(Momentum(steps=5, nesterov=nesterov, early_stop=False), S, ball)
-        found = run(Transfer(steps=5, inputs=(), gradients=(), look_ahead=nesterov), S, ball)
+        found = run(Transfer(steps=5, inputs=(), gradients=(), look_ahead=nesterov, variance=0), S, ball)
         assert torch.equal(found.points, wanted.points)
         assert torch.equal(found.forwards, wanted.forwards)
 
@@ -131,10 +131,11 @@ def test_the_penalty_takes_a_step_back_from_a_neighbour() -> None:
 @pytest.mark.parametrize(
     ("settings", "forwards", "backwards"),
     [
-        ({"inputs": ()}, 5 + 1, 5),
+        ({"variance": 0}, 5 + 1, 5),
         ({"inputs": ("si:copies=3",)}, 5 * 3 + 1, 5 * 3),
         ({"inputs": ("di",)}, 5 * 2 + 1, 5),
-        ({}, 5 * 6 + 1, 5 * 5),
+        ({"inputs": ("di", "si")}, 5 * 6 + 1, 5 * 5),
+        ({}, 5 * 6 + 1, 5 * 6),
         ({"inputs": ("di", "ssa:copies=2", "si:copies=3")}, 5 * 7 + 1, 5 * 6),
         ({"inputs": (), "variance": 4}, 5 * 5 + 1, 5 * 5),
         ({"inputs": ("bsr:copies=2",), "variance": 4}, 5 * 11 + 1, 5 * 10),

@@ -5,9 +5,11 @@
 with G the mean gradient over copies of z_t that `inputs` make (`di`, `si`, `admix`, `ssa`, `bsr`), tuned by `variance` or flattened
 by `penalty`, and smoothed by `gradients` (`ti`). The published methods are rows of settings:
 
-    MI  inputs=() gradients=()             NI   the same with look_ahead=True        SI-NI  inputs=si gradients=() look_ahead=True
-    DI  inputs=di:probability=1            TI   inputs=() gradients=ti               VMI    inputs=() gradients=() variance=20
-    Admix  inputs=admix:pool=DATA,si       SSA  inputs=ssa    BSR  inputs=bsr        PGN    inputs=() gradients=() penalty=20
+    MI  gradients=() variance=0         NI   the same with look_ahead=True      SI-NI  inputs=si gradients=() look_ahead=True
+    DI  inputs=di:probability=1         TI   gradients=ti variance=0            VMI    gradients=() variance=20
+    Admix  inputs=admix:pool=DATA,si    SSA  inputs=ssa    BSR  inputs=bsr      PGN    gradients=() penalty=20
+
+The default is VMI with 5 neighbours and TI, which turn nothing of the picture; on pictures of the size of ImageNet's add `inputs=("di", "si")`.
 
 Sources: MI Dong et al. 2018, arXiv:1710.06081; NI and SI Lin et al. 2020, arXiv:1908.06281; the others stand, with what differs, in
 `hauberk.blocks.transfer` and `hauberk.blocks.transfer_gradient`.
@@ -30,6 +32,8 @@ from hauberk.threat import Access, Differentiable, Goal, Norm, Region
 
 __all__ = ["Transfer", "transfer"]
 
+_NEIGHBOURS = 5
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -47,7 +51,8 @@ class Transfer:
         gradients: what smooths the gradient: `ti:size=0,sigma=0`.
         momentum: factor on the past gradients; 0 for none.
         look_ahead: take the gradient where the past ones lead to (NI).
-        variance: neighbours that tune the gradient (VMI); 0 for none.
+        variance: neighbours that tune the gradient (VMI); 0 for none. Where None, 5 if nothing else makes several gradients: no `inputs`,
+            no `penalty`.
         variance_spread: how far they lie, in radii.
         penalty: pairs of neighbours that penalise the gradient's size (PGN); 0 for none.
         penalty_spread: how far they lie, in radii.
@@ -58,11 +63,11 @@ class Transfer:
 
     steps: int = 10
     step_size: float | None = None
-    inputs: tuple[str, ...] = ("di", "si")
+    inputs: tuple[str, ...] = ()
     gradients: tuple[str, ...] = ("ti",)
     momentum: float = 1.0
     look_ahead: bool = False
-    variance: int = 0
+    variance: int | None = None
     variance_spread: float = 1.5
     penalty: int = 0
     penalty_spread: float = 3.0
@@ -74,6 +79,8 @@ class Transfer:
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF, Norm.L2})
 
     def __post_init__(self) -> None:
+        if self.variance is None:
+            object.__setattr__(self, "variance", 0 if self.inputs or self.penalty else _NEIGHBOURS)
         positive(self, "steps", "step_size")
         not_negative(self, "momentum", "variance", "variance_spread", "penalty", "penalty_spread", "penalty_weight")
         for name in ("inputs", "gradients"):

@@ -13,6 +13,7 @@ from hauberk.cli.guard import Command, Group
 from hauberk.cli.lists import show
 from hauberk.cli.runs import compare, report
 from hauberk.cli.serve import serve_model
+from hauberk.cli.substitute import substitute
 from hauberk.cli.train import train
 from hauberk.cli.transfer import transfer
 from hauberk.cli.verify import verify
@@ -61,7 +62,8 @@ for _name, _command in (
     ("attack", over_http(attack)),
     ("audit", over_http(audit)),
     ("train", train),
-    ("transfer", transfer),
+    ("transfer", over_http(transfer)),
+    ("substitute", over_http(substitute)),
     ("verify", verify),
     ("compare", compare),
     ("report", report),

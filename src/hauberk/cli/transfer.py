@@ -4,6 +4,7 @@ import json as as_json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,8 +92,7 @@ def transfer(
         raise SettingError(f"a batch holds at least one example, got --batch-size {batch_size}")
     given.set_threads(threads)
     options = given.ModelOptions(arch, bounds, mean, std, output, classes, device, dtype, trust_pickle)
-    bare = given.ModelOptions(device=device, dtype=dtype, trust_pickle=trust_pickle)
-    victims = [load_model(spec, bare if _brings_its_own(spec) else options) for spec in models]
+    victims = [load_model(spec, _read_as(spec, options)) for spec in models]
     crossing = Crossing(victims, allowed, chosen, seed)
     source = _opened(crossing, data, n, quiet)
     if not quiet and getattr(chosen, "early_stop", False):
@@ -131,8 +131,13 @@ def transfer(
             say(f"adversarials: {out}")
 
 
-def _brings_its_own(spec: str) -> bool:
-    return spec.startswith("zoo:") or is_training(spec)
+def _read_as(spec: str, options: given.ModelOptions) -> given.ModelOptions:
+    """Of the options on how a model is read those that mean something to this one."""
+    if spec.startswith(("zoo:", "http://", "https://")) or is_training(spec):
+        return given.ModelOptions(device=options.device, dtype=options.dtype, trust_pickle=options.trust_pickle)
+    if spec.startswith(("py:", "sklearn:")) or spec.endswith((".pt2", ".onnx", ".skops")):
+        return replace(options, arch=None)
+    return options
 
 
 def _opened(crossing: Crossing, data: str, n: int | None, quiet: bool) -> Source:

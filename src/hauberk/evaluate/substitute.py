@@ -136,6 +136,7 @@ def substitute(
     reservoir: int = 200,
     batch: int = 100,
     seed: int = 0,
+    advance: Callable[[Round], None] | None = None,
 ) -> Substitute:
     """Train a substitute of `victim` on the labels it answers.
 
@@ -156,6 +157,7 @@ def substitute(
         full: rounds that double the set; later ones add `reservoir` points.
         batch: queries of a round of `active` and `knockoff`.
         seed: of weights, training and choices.
+        advance: called with each round when it is done.
 
     Raises:
         UnknownNameError: no such method.
@@ -203,6 +205,8 @@ def substitute(
         net = task.trained(x, labels)
         mine = wrap(net, bounds=asked.bounds, output="logits", name="substitute", dtype=str(asked.dtype)[6:])
         rounds.append(measure(mine, len(x)))
+        if advance is not None:
+            advance(rounds[-1])
         left = queries - len(x)
         more = task.next(mine, x, labels, len(rounds) - 1)[:left] if left else x[:0]
         if not len(more):
