@@ -90,7 +90,9 @@ CASES: dict[str, Attack] = {
     "lbfgs": LBFGS(steps=6, binary_search_steps=3),
     "transfer": Transfer(steps=2),
     "transfer, copies": Transfer(steps=2, inputs=("di", "si:copies=2")),
-    "transfer, look ahead": Transfer(steps=4, inputs=(), gradients=(), look_ahead=True, variance=0, loss="margin", early_stop=True),
+    "transfer, look ahead": Transfer(
+        steps=4, inputs=(), gradients=(), look_ahead=True, variance=0, loss="margin", early_stop=True
+    ),
     "transfer, other copies and variance": Transfer(steps=2, inputs=("ssa:copies=1", "bsr:copies=1"), variance=1),
     "transfer, penalty": Transfer(steps=2, inputs=(), penalty=1),
 }

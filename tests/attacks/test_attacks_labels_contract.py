@@ -7,6 +7,7 @@ from hauberk.attacks import (
     Boundary,
     GeoDA,
     HopSkipJump,
+    LabelNES,
     Noise,
     RayS,
     SignOPT,
@@ -22,6 +23,7 @@ ACCESS = Access.LABELS
 CASES: dict[str, Attack] = {
     "noise": Noise(tries=10),
     "hop_skip_jump": HopSkipJump(steps=2, samples=3),
+    "label_nes": LabelNES(steps=2, samples=4, copies=2),
     "sign_opt": SignOPT(steps=2, samples=4),
     "opt": OPT(steps=1, samples=2),
     "boundary": Boundary(steps=20),
@@ -43,6 +45,7 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     (CGBA(steps=20, noise="white"), {Norm.L2: (1.03, 1.9)}),
     (SurFree(steps=100, noise="white"), {Norm.L2: (1.6, 3.5)}),
     (GeoDA(steps=10, noise="white"), {Norm.L2: (1.1, 1.8), Norm.LINF: (1.2, 1.7)}),
+    (LabelNES(steps=40, samples=20), {Norm.LINF: (1.5, 1.6)}),
 ]
 
 

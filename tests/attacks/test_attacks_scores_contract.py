@@ -1,17 +1,22 @@
 """Attacks with scores alone keep the contract, and on linear victims 1 <= found / optimal <= their bars."""
 
 from hauberk.attacks import (
+    NES,
     SPSA,
     Attack,
+    Bandits,
     GenAttack,
     InputFree,
     LocalSearch,
     OnePixel,
+    PartialNES,
+    PriorRGF,
     RandomGrouping,
     SignHunter,
     SimBA,
     SparseRS,
     Square,
+    ZerothOrderFrankWolfe,
 )
 from hauberk.testing import check_optimum
 from hauberk.testing.laws import Law
@@ -43,6 +48,16 @@ CASES: dict[str, Attack] = {
     "square, restarted": Square(steps=6, restarts=2, early_stop=False),
     "square, early": Square(steps=12, p_init=0.2, shrink="early"),
     "one_pixel": OnePixel(generations=3, population=10),
+    "nes": NES(steps=3, samples=6),
+    "nes, every option": NES(steps=3, samples=4, space="dct:3", patience=1, loss="ce", early_stop=False),
+    "bandits": Bandits(steps=4, space="tile:3"),
+    "bandits, time prior": Bandits(steps=4, space="identity", loss="ce", early_stop=False),
+    "zeroth_order_frank_wolfe": ZerothOrderFrankWolfe(steps=3, samples=4),
+    "zeroth_order_frank_wolfe, every option": ZerothOrderFrankWolfe(
+        steps=3, samples=4, step_size=0.3, space="bilinear:3", loss="ce", early_stop=False
+    ),
+    "prior_rgf": PriorRGF(steps=3, samples=3),
+    "partial_nes": PartialNES(steps=2, samples=4),
     "spsa": SPSA(steps=3, samples=6, learning_rate=0.03),
 }
 
@@ -70,6 +85,14 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     (OnePixel(generations=12, population=60), {Norm.L0: (6, 6)}),
     # so many steps of 0.01 would end before the furthest examples
     (SPSA(steps=60, samples=64, learning_rate=0.03), {Norm.LINF: (1.1, 1.5), Norm.L2: (1.1, 1.5)}),
+    (NES(steps=40, samples=40), {Norm.LINF: (1.2, 1.3), Norm.L2: (1.1, 1.3)}),
+    (Bandits(steps=400, space="identity"), {Norm.LINF: (1.1, 1.3), Norm.L2: (1.05, 1.3)}),
+    (
+        ZerothOrderFrankWolfe(steps=40, samples=40),
+        {Norm.LINF: (1.2, 1.3), Norm.L2: (1.2, 1.4), Norm.L1: (1.4, 1.5)},
+    ),
+    (PriorRGF(steps=40, samples=40), {Norm.LINF: (1.2, 1.3), Norm.L2: (1.1, 1.3)}),
+    (PartialNES(steps=60, samples=40), {Norm.LINF: (1.2, 1.5)}),
 ]
 
 

@@ -6,6 +6,7 @@ from hauberk.attacks._portfolio import SmallestResult, smallest
 from hauberk.attacks.alma import ALMA, alma
 from hauberk.attacks.auto_conjugate_gradient import AutoConjugateGradient, auto_conjugate_gradient
 from hauberk.attacks.auto_pgd import AutoPGD, auto_pgd
+from hauberk.attacks.bandits import Bandits, bandits
 from hauberk.attacks.bim import BIM, bim
 from hauberk.attacks.boundary import Boundary, boundary
 from hauberk.attacks.boundary_slide import BoundarySlide, boundary_slide
@@ -27,15 +28,19 @@ from hauberk.attacks.hopping_pgd import HoppingPGD, hopping_pgd
 from hauberk.attacks.input_free import InputFree, input_free
 from hauberk.attacks.iterative_least_likely import IterativeLeastLikely, iterative_least_likely
 from hauberk.attacks.jsma import JSMA, jsma
+from hauberk.attacks.label_nes import LabelNES, label_nes
 from hauberk.attacks.lbfgs import LBFGS, lbfgs
 from hauberk.attacks.local_search import LocalSearch, local_search
 from hauberk.attacks.momentum import Momentum, momentum
 from hauberk.attacks.multi_targeted import MultiTargeted, multi_targeted
+from hauberk.attacks.nes import NES, nes
 from hauberk.attacks.noise import Noise, noise
 from hauberk.attacks.one_pixel import OnePixel, one_pixel
 from hauberk.attacks.opt import OPT, opt
+from hauberk.attacks.partial_nes import PartialNES, partial_nes
 from hauberk.attacks.pdpgd import PDPGD, pdpgd
 from hauberk.attacks.pgd import PGD, pgd
+from hauberk.attacks.prior_rgf import PriorRGF, prior_rgf
 from hauberk.attacks.random_grouping import RandomGrouping, random_grouping
 from hauberk.attacks.ray_s import RayS, ray_s
 from hauberk.attacks.sigma_zero import SigmaZero, sigma_zero
@@ -43,6 +48,7 @@ from hauberk.attacks.sign_hunter import SignHunter, sign_hunter
 from hauberk.attacks.sign_opt import SignOPT, sign_opt
 from hauberk.attacks.simba import SimBA, simba
 from hauberk.attacks.smallest_transformation import SmallestTransformation, smallest_transformation
+from hauberk.attacks.spanning import Spanning, spanning
 from hauberk.attacks.sparse_rs import SparseRS, sparse_rs
 from hauberk.attacks.sparse_swap import SparseSwap, sparse_swap
 from hauberk.attacks.spsa import SPSA, spsa
@@ -52,6 +58,7 @@ from hauberk.attacks.sur_free import SurFree, sur_free
 from hauberk.attacks.transfer import Transfer, transfer
 from hauberk.attacks.trust_region import TrustRegion, trust_region
 from hauberk.attacks.universal import UniversalResult, universal
+from hauberk.attacks.zeroth_order_frank_wolfe import ZerothOrderFrankWolfe, zeroth_order_frank_wolfe
 
 __all__ = [
     "ALMA",
@@ -64,6 +71,7 @@ __all__ = [
     "FMN",
     "JSMA",
     "LBFGS",
+    "NES",
     "OPT",
     "PDPGD",
     "PGD",
@@ -72,6 +80,7 @@ __all__ = [
     "AttackResult",
     "AutoConjugateGradient",
     "AutoPGD",
+    "Bandits",
     "Boundary",
     "BoundarySlide",
     "BrendelBethge",
@@ -85,11 +94,14 @@ __all__ = [
     "HoppingPGD",
     "InputFree",
     "IterativeLeastLikely",
+    "LabelNES",
     "LocalSearch",
     "Momentum",
     "MultiTargeted",
     "Noise",
     "OnePixel",
+    "PartialNES",
+    "PriorRGF",
     "RandomGrouping",
     "RayS",
     "SigmaZero",
@@ -98,6 +110,7 @@ __all__ = [
     "SimBA",
     "SmallestResult",
     "SmallestTransformation",
+    "Spanning",
     "SparseRS",
     "SparseSwap",
     "Square",
@@ -106,9 +119,11 @@ __all__ = [
     "Transfer",
     "TrustRegion",
     "UniversalResult",
+    "ZerothOrderFrankWolfe",
     "alma",
     "auto_conjugate_gradient",
     "auto_pgd",
+    "bandits",
     "bim",
     "boundary",
     "boundary_slide",
@@ -131,16 +146,20 @@ __all__ = [
     "input_free",
     "iterative_least_likely",
     "jsma",
+    "label_nes",
     "lbfgs",
     "local_search",
     "momentum",
     "multi_targeted",
     "name_of",
+    "nes",
     "noise",
     "one_pixel",
     "opt",
+    "partial_nes",
     "pdpgd",
     "pgd",
+    "prior_rgf",
     "random_grouping",
     "ray_s",
     "run_attack",
@@ -151,6 +170,7 @@ __all__ = [
     "simba",
     "smallest",
     "smallest_transformation",
+    "spanning",
     "sparse_rs",
     "sparse_swap",
     "spsa",
@@ -160,4 +180,5 @@ __all__ = [
     "transfer",
     "trust_region",
     "universal",
+    "zeroth_order_frank_wolfe",
 ]

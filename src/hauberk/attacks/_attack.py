@@ -1,11 +1,12 @@
 """What an attack is, and the checks of settings that every attack file shares."""
 
 import math
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from torch import Tensor, nn
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, PerExample
@@ -48,10 +49,27 @@ def name_of(attack: object) -> str:
 
 
 def settings_of(attack: object) -> dict[str, Any]:
-    """The settings of an attack, by name."""
+    """The settings of an attack, by name; models and tensors among them by what they are."""
     if is_dataclass(attack) and not isinstance(attack, type):
-        return asdict(attack)
+        return {field.name: _told(getattr(attack, field.name)) for field in fields(attack) if field.init}
     return {"repr": repr(attack)}
+
+
+def _told(value: Any) -> Any:
+    """A setting as words and numbers."""
+    if hasattr(value, "access") and hasattr(value, "norms"):  # an attack inside an attack
+        return {"name": name_of(value)} | settings_of(value)
+    if hasattr(value, "fingerprint"):
+        return f"{value.name} {value.fingerprint()[:12]}"
+    if isinstance(value, Tensor):
+        return f"tensor {tuple(value.shape)}"
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"kind": type(value).__name__} | {
+            field.name: _told(getattr(value, field.name)) for field in fields(value)
+        }
+    return value
 
 
 def finite(attack: object, region: Region) -> None:

@@ -32,7 +32,7 @@ from hauberk._shapes import Batch, flat, wide
 from hauberk.attacks._attack import ball_of, not_negative, positive, step_of
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Canvas, Frontier, improves, loss_named
-from hauberk.blocks.estimators import probes, random_gradient
+from hauberk.blocks.estimators import asking, random_gradient
 from hauberk.errors import SettingError, UnknownNameError
 from hauberk.threat import Access, Ball, Goal, Norm, Region, Scored
 
@@ -137,12 +137,7 @@ class InputFree:
             if not len(frontier):
                 return
             rows, z = frontier.rows, state.z[frontier.rows]
-            mask = ball.take(rows).mask
-            free = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.to(z.device).expand_as(z)
             tiles = _tiles(canvas, sides[rows])
-
-            def ask(points: Tensor, free: Tensor = free[:, None], clean: Tensor = frontier.x[:, None]) -> Tensor:
-                return probes(frontier, torch.where(free, points.clamp(low, high), clean), loss)
 
             def draw(count: int, rows: Tensor = rows, tiles: Tensor = tiles) -> Tensor:
                 plane = canvas.height * canvas.width
@@ -150,7 +145,7 @@ class InputFree:
                 laid = numbers.gather(2, tiles[:, None].expand_as(numbers))
                 return laid.reshape(len(rows), count, *x_shape)
 
-            g = random_gradient(ask, z, draw, self.samples // 2, self.sigma * (high - low)) * free
+            g = random_gradient(asking(frontier, loss), z, draw, self.samples // 2, self.sigma * (high - low))
             frontier.compact()
             if not len(frontier):
                 return

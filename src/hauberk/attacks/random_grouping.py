@@ -17,7 +17,6 @@ whatever the goal is (the paper's logit loss), or cross-entropy. Groups along pr
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from hauberk._rng import Streams
@@ -25,7 +24,7 @@ from hauberk._shapes import Batch
 from hauberk.attacks._attack import ball_of, positive, step_of
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Frontier, loss_named
-from hauberk.blocks.estimators import grouped, probes, random_groups
+from hauberk.blocks.estimators import asking, grouped, random_groups
 from hauberk.threat import Access, Goal, Norm, Region, Scored
 
 __all__ = ["RandomGrouping", "random_grouping"]
@@ -63,20 +62,14 @@ class RandomGrouping:
         ball = ball_of(self, region)
         low, high = ball.box
         frontier = Frontier(victim, x, goal, ball, early_stop=self.early_stop)
-        free = torch.ones_like(x, dtype=torch.bool) if ball.mask is None else ball.mask.to(x.device).expand_as(x)
         loss = None if self.loss == "margin" else loss_named(self.loss)
         size = step_of(ball, self.step_size, 1.0 if self.steps == 1 else min(1.0, 2 / self.steps))
         z = frontier.x
         for _ in range(self.steps):
             if not len(frontier):
                 break
-            here = free[frontier.rows][:, None]
-
-            def ask(points: Tensor, here: Tensor = here) -> Tensor:
-                return probes(frontier, torch.where(here, points.clamp(low, high), frontier.x[:, None]), loss)
-
             groups = random_groups(streams, frontier.rows, tuple(x.shape[1:]), self.group_size)
-            g = grouped(ask, z, groups, self.delta * (high - low))
+            g = grouped(asking(frontier, loss), z, groups, self.delta * (high - low))
             z, g = frontier.compact(z, g)
             if not len(frontier):
                 break

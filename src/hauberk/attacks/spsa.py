@@ -20,7 +20,7 @@ from hauberk._shapes import Batch
 from hauberk.attacks._attack import ball_of, positive
 from hauberk.attacks._friendly import friendly
 from hauberk.blocks import Frontier
-from hauberk.blocks.estimators import directions_named, probes, random_gradient
+from hauberk.blocks.estimators import asking, directions_named, random_gradient
 from hauberk.errors import SettingError
 from hauberk.threat import Access, Goal, Norm, Region, Scored
 
@@ -57,21 +57,14 @@ class SPSA:
         ball = ball_of(self, region)
         low, high = ball.box
         frontier = Frontier(victim, x, goal, ball, early_stop=self.early_stop)
-        free = torch.ones_like(x, dtype=torch.bool) if ball.mask is None else ball.mask.to(x.device).expand_as(x)
         draw, width = directions_named("signs"), high - low
         z = frontier.x
         mean, square = torch.zeros_like(z), torch.zeros_like(z)
         for step in range(self.steps):
             if not len(frontier):
                 break
-            here = free[frontier.rows][:, None]
-
-            def ask(points: torch.Tensor, here: torch.Tensor = here) -> torch.Tensor:
-                return probes(frontier, torch.where(here, points.clamp(low, high), frontier.x[:, None]))
-
             directions = draw(streams, frontier.rows, z)
-            g = random_gradient(ask, z, directions, self.samples // 2, self.delta * width)
-            g = g * here[:, 0]
+            g = random_gradient(asking(frontier), z, directions, self.samples // 2, self.delta * width)
             z, g, mean, square = frontier.compact(z, g, mean, square)
             if not len(frontier):
                 break

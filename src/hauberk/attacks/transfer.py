@@ -9,7 +9,7 @@ by `penalty`, and smoothed by `gradients` (`ti`). The published methods are rows
     DI  inputs=di:probability=1         TI   gradients=ti variance=0            VMI    gradients=() variance=20
     Admix  inputs=admix:pool=DATA,si    SSA  inputs=ssa    BSR  inputs=bsr      PGN    gradients=() penalty=20
 
-The default is VMI with 5 neighbours and TI, which turn nothing of the picture; on pictures of the size of ImageNet's add `inputs=("di", "si")`.
+The default is VMI with 5 neighbours and TI, which turn nothing of the picture; on large photographs add `inputs=("di", "si")`.
 
 Sources: MI Dong et al. 2018, arXiv:1710.06081; NI and SI Lin et al. 2020, arXiv:1908.06281; the others stand, with what differs, in
 `hauberk.blocks.transfer` and `hauberk.blocks.transfer_gradient`.

@@ -63,12 +63,18 @@ class Closest(Live[Ball]):
         rows = torch.arange(len(self.size), device=self.size.device)
         self._set(rows[(self.victim.left(rows) >= 1) & ~self._done(self.size)])
 
-    def ask(self, z: Batch) -> PerExample:
-        """The goal's margin at these points: one query for each live example. +-1 from a victim of labels only."""
-        points = self.space.snap(z, self.x)
+    def ask(self, z: Batch, loss: Loss | None = None) -> PerExample:
+        """The goal's margin at these points: one query for each live example. +-1 from a victim of labels only.
+
+        Args:
+            loss: what to return of the scores, where there are any, in the place of the margin.
+        """
+        points, goal = self.space.snap(z, self.x), self.goal
         margin, logits = self._asked(points)
         self._record(points, margin, logits)
-        return margin
+        if loss is None or logits is None:
+            return margin
+        return torch.where(margin.isnan(), margin, loss(logits.nan_to_num(0.0, 0.0, 0.0), goal).to(margin))
 
     def ask_each(self, z: Tensor, *, allowed: bool = True) -> Tensor:
         """(live, K) margins at K points of each live example, (live, K, *shape), asked in one batch: one query each; NaN where an

@@ -22,18 +22,23 @@ from torch import Tensor
 
 from hauberk._rng import Streams
 from hauberk._shapes import Batch, PerExample, Rows, flat
+from hauberk.blocks.frontier import Frontier
 from hauberk.blocks.live import Live
 from hauberk.blocks.losses import Loss
+from hauberk.blocks.subspaces import Subspace
 from hauberk.errors import UnknownNameError
+from hauberk.threat import Ball
 
 __all__ = [
     "DIRECTIONS",
     "Ask",
     "Draw",
+    "asking",
     "coordinates",
     "directions_named",
     "grouped",
     "in_span",
+    "normal_in",
     "probes",
     "random_gradient",
     "random_groups",
@@ -68,6 +73,22 @@ def probes(live: Live[Any], points: Tensor, loss: Loss | None = None) -> Tensor:
         parts.append(margin)
     live._keep_only(live.victim.left(live.rows) >= 1)
     return torch.cat(parts, dim=1)
+
+
+def asking(frontier: Frontier, loss: Loss | None = None) -> Ask:
+    """`probes` of the live examples of now, brought back into box and mask of their balls."""
+    clean, ball = frontier.x[:, None], frontier.region
+    if not isinstance(ball, Ball):
+        raise TypeError(f"probes keep to the box of a ball, got {type(ball).__name__}")
+    (low, high), mask = ball.box, ball.mask
+
+    def ask(points: Tensor) -> Tensor:
+        points = points.clamp(low, high)
+        return probes(
+            frontier, points if mask is None else torch.where(mask.to(clean.device)[:, None], points, clean), loss
+        )
+
+    return ask
 
 
 def coordinates(
@@ -154,6 +175,17 @@ def in_span(ask: Ask, v: Tensor, basis: Tensor, h: float) -> Tensor:
         slope = _known((values[:, :, 0] - values[:, :, 1]) / (2 * h)).to(v)
         total += torch.einsum("bk,k...->b...", slope, some)
     return total
+
+
+def normal_in(space: Subspace, streams: Streams, rows: Rows, v: Tensor) -> Draw:
+    """Standard normal numbers of a small space, lifted."""
+    shape = tuple(v.shape[1:])
+
+    def draw(count: int) -> Tensor:
+        numbers = streams.normal(rows, (count, *space.shape(shape)), dtype=v.dtype)
+        return space.lift(numbers.flatten(0, 1), shape).reshape(len(numbers), count, *shape)
+
+    return draw
 
 
 def random_groups(streams: Streams, rows: Rows, shape: tuple[int, ...], size: int) -> Tensor:
