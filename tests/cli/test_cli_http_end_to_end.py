@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from hauberk.victims import ModelServer, load
+
 Run = Callable[..., Any]
 ROWS = 4
 """Examples a request: what may be on its way when somebody dies."""
@@ -73,70 +75,86 @@ def result_of(run: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def undisturbed(bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, Any]]:
-    """What is bought, and found, where nobody is killed."""
-    place = tmp_path_factory.mktemp("undisturbed")
-    with serving(bench, place / "log") as (_, url):
-        done = client(
-            bench, "evaluate", url, *COMMAND, *ASKING, "--out", str(place / "run"), "--cache", str(place / "c")
-        )
-        _, said = done.communicate(timeout=60)
-    assert done.returncode == 0, said
-    bought = rows_of(place / "log")
-    assert f"bought {len(bought)} queries" in said
-    assert f"spent {len(bought) / 2:g}" in said
-    assert max(Counter(bought).values()) == 1
-    return bought, result_of(place / "run")
+def here(bench: Path, log: Path) -> ModelServer:
+    """The same server in this process, for where nobody kills it."""
+    return ModelServer(load(f"py:{bench / 'nets.py'}:tiny"), name="tiny", shape=(1, 4, 4), labels_only=True, log=log)
 
 
-@pytest.mark.parametrize("who", ["server", "client"])
-def test_whoever_is_killed_nothing_is_bought_twice(
-    bench: Path, tmp_path: Path, undisturbed: tuple[list[str], dict[str, Any]], who: str
-) -> None:
-    bought, found = undisturbed
+def test_whoever_is_killed_nothing_is_bought_twice(bench: Path, hauberk: Run, tmp_path: Path) -> None:
     log, run = tmp_path / "log", tmp_path / "run"
-    with serving(bench, log) as (server, url):
+    with here(bench, log) as server:
+        done = hauberk("evaluate", server.url, *COMMAND, *ASKING, "--out", str(run))
+        assert done.exit_code == 0, done.output
+    bought, found = rows_of(log), result_of(run)
+    assert f"bought {len(bought)} queries" in done.stderr
+    assert f"spent {len(bought) / 2:g}" in done.stderr
+    assert max(Counter(bought).values()) == 1
+
+    log, run = tmp_path / "client killed.log", tmp_path / "client killed"
+    with here(bench, log) as server:
+        command = ("evaluate", server.url, *COMMAND, *ASKING, "--out", str(run))
+        first = client(bench, *command)
+        wait_for(log, len(bought) // 2, first)
+        first.kill()
+        first.communicate()
+        done = hauberk(*command)
+        assert done.exit_code == 0, done.output
+    assert_bought_once(log, bought)
+    assert result_of(run) == found
+
+    log, run = tmp_path / "server_killed.log", tmp_path / "server_killed.1"
+    with serving(bench, log) as (served, url):
         command = ("evaluate", url, *COMMAND, *ASKING, "--out", str(run))
         first = client(bench, *command)
         wait_for(log, len(bought) // 2, first)
-        (server if who == "server" else first).send_signal(signal.SIGKILL)
+        served.send_signal(signal.SIGKILL)
         _, said = first.communicate(timeout=60)
-        if who == "client":
-            _again(bench, command)
-    if who == "server":
-        assert first.returncode == 2
-        assert said.splitlines()[-1].startswith(("error: ", "bought "))
-        assert "Traceback" not in said
-        with serving(bench, log, url.split(":")[2].split("/")[0]) as (_, same):
-            assert same == url
-            _again(bench, command)
-    assert (tmp_path / "run.bought.sqlite").is_file()
-    twice = [row for row, count in Counter(rows_of(log)).items() if count > 1]
-    assert len(twice) <= ROWS  # the one request that was answered and whose answer never arrived
-    assert set(rows_of(log)) == set(bought)
+    assert first.returncode == 2
+    assert said.splitlines()[-1].startswith(("error: ", "bought "))
+    assert "Traceback" not in said
+    with serving(bench, log, url.split(":")[2].split("/")[0]) as (_, same):
+        assert same == url
+        done = hauberk(*command)
+        assert done.exit_code == 0, done.output
+    assert_bought_once(log, bought)
     assert result_of(run) == found
+    assert (tmp_path / "server_killed.1.bought.sqlite").is_file()
 
 
-def _again(bench: Path, command: tuple[str, ...]) -> None:
-    second = client(bench, *command)
-    _, said = second.communicate(timeout=60)
-    assert second.returncode == 0, said
+def assert_bought_once(log: Path, bought: list[str]) -> None:
+    """But for the one request that was answered and whose answer never arrived."""
+    twice = [row for row, count in Counter(rows_of(log)).items() if count > 1]
+    assert len(twice) <= ROWS
+    assert set(rows_of(log)) == set(bought)
 
 
-def test_when_the_money_is_gone_attacks_end_with_what_they_have(bench: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with serving(bench, log) as (_, url):
-        for name in ("ray_s", "hop_skip_jump", "noise"):
-            before = len(rows_of(log)) if log.exists() else 0
-            saved = tmp_path / f"{name}.safetensors"
-            command = (
-                f"attack {name} {url} --data good.npz --threat linf:0.25@labels --budget 100 --cache {tmp_path / name}"
-            )
-            done = client(bench, *command.split(), "--out", str(saved))
-            _, said = done.communicate(timeout=60)
-            assert done.returncode == 0, said
-            spent = len(rows_of(log)) - before
-            assert spent <= 100
-            assert f"bought {spent} queries" in said
-            assert saved.is_file()
+@pytest.mark.parametrize("name", ["ray_s", "hop_skip_jump", "noise"])
+def test_an_attack_shares_its_budget_and_the_same_command_finds_the_same(
+    bench: Path, hauberk: Run, tmp_path: Path, name: str
+) -> None:
+    log, kept = tmp_path / "log", []
+    with here(bench, log) as server:
+        command = f"attack {name} {server.url} --data good.npz --threat linf:0.25@labels --budget 200".split()
+        for cache, batch in (("a", 128), ("a", 128), ("b", 5)):
+            before = server.answered
+            saved = tmp_path / f"{cache}{batch}.safetensors"
+            more = ("--cache", str(tmp_path / cache), "--batch-size", str(batch), "--out", str(saved))
+            done = hauberk(*command, *more)
+            assert done.exit_code == 0, done.output
+            spent = server.answered - before
+            assert spent <= 200
+            assert f"bought {spent} queries" in done.stderr
+            assert "the budget lets each of" in done.stderr
+            kept.append((spent, saved.read_bytes()))
+    assert len(rows_of(log)) == server.answered
+    assert kept[0][0] > 10
+    assert kept[1] == (0, kept[0][1])
+    assert kept[2] == kept[0]
+
+
+def test_a_budget_that_is_too_small_for_the_examples_is_refused(bench: Path, hauberk: Run, tmp_path: Path) -> None:
+    with here(bench, tmp_path / "log") as server:
+        done = hauberk(*f"attack noise {server.url} --data good.npz --threat linf:0.25@labels --budget 3".split())
+        assert done.exit_code == 2
+        assert "too few for" in done.stderr.splitlines()[-1]
+        assert server.answered == 1

@@ -45,9 +45,28 @@ def test_over_http_no_more_is_bought_than_was_said_and_nothing_twice(hauberk: Ru
         assert "bought 0 queries" in done.stderr
 
 
+def test_what_measures_nothing_buys_the_queries_and_no_more(hauberk: Run, bench: Path) -> None:
+    with ModelServer(load(f"py:{bench / 'nets.py'}:tiny"), labels_only=True) as server:
+        done = hauberk("substitute", server.url, *COMMAND, "--held-out", "0")
+        assert done.exit_code == 0, done.output
+        assert "Measured" not in done.stdout
+        assert server.answered <= 6
+
+
+def test_the_architecture_of_a_net_of_the_zoo_goes_on_as_it_is_spelled(hauberk: Run, tmp_path: Path) -> None:
+    out = tmp_path / "mine.safetensors"
+    command = f"substitute zoo:digits-mlp --substitute zoo:digits-mlp --data digits --n 30 --seeds 10 --out {out}"
+    done = hauberk(*command.split(), "--held-out", "5", "--epochs", "1", "--queries", "12")
+    assert done.exit_code == 0, done.output
+    again = f"attack noise {out} --arch zoo:digits-mlp --data digits --n 5 --threat linf:0.1".split()
+    done = hauberk(*again)
+    assert done.exit_code == 0, done.output
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--held-out", "0", "--threat", "linf:0.1"), "leave out --threat"),
         (("--seeds", "0"), "--seeds is a whole number"),
         (("--held-out", "11"), "expected at least 14 examples"),
         (("--method", "psychic"), "unknown method of substitution"),

@@ -19,6 +19,7 @@ from hauberk.cli.guard import Stop, say
 from hauberk.cli.known import attack_named
 from hauberk.cli.models import open_both
 from hauberk.cli.saving import TensorFile
+from hauberk.cli.wire import fair_share
 from hauberk.data import Chunk, Source
 from hauberk.errors import SettingError
 from hauberk.evaluate.progress import progress_bar
@@ -75,7 +76,12 @@ def attack(
     given.set_threads(threads)
     options = given.ModelOptions(arch, bounds, mean, std, output, classes, device, dtype, trust_pickle)
     victim, source = open_both(model, options, data, n, quiet=quiet)
-    began, counts = perf_counter(), _Counts()
+    began, counts, waiting = perf_counter(), _Counts(), len(source)
+    first = fair_share(victim, waiting, waiting, max_queries)
+    if first != max_queries and not quiet:
+        say(
+            f"note: the budget lets each of {waiting} examples cost {first} queries; what stays right may fall to more of them"
+        )
     try:
         with ExitStack() as stack:
             file = None
@@ -85,6 +91,7 @@ def attack(
             advance = stack.enter_context(progress_bar(name, len(source), show=not quiet and sys.stderr.isatty()))
             for chunk in source.chunks(batch_size):
                 x, y = check_inputs(victim, chunk.x, chunk.y, ids=chunk.ids)
+                most = fair_share(victim, waiting, len(source), max_queries)
                 predicted = victim.labels(x, torch.arange(len(x), device=x.device))
                 found = run_attack(
                     chosen,
@@ -95,8 +102,9 @@ def attack(
                     seed=seed,
                     ids=chunk.ids,
                     batch_size=batch_size,
-                    max_queries=max_queries,
+                    max_queries=most,
                 )
+                waiting -= len(chunk)
                 counts.add(y, predicted, found)
                 if file is not None:
                     file.append(_row(chunk, x, y, predicted, found))

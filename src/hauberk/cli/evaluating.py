@@ -12,6 +12,7 @@ from hauberk.cli import options as given
 from hauberk.cli.guard import Stop, say
 from hauberk.cli.kept import Kept
 from hauberk.cli.models import open_both
+from hauberk.cli.wire import fair_share
 from hauberk.errors import SettingError, UnknownNameError
 from hauberk.evaluate import CERTIFY, SUITES, Evaluation
 from hauberk.evaluate import evaluate as run_evaluation
@@ -23,6 +24,9 @@ from hauberk.report.words import interval, percent
 from hauberk.threat import ThreatModel
 
 __all__ = ["Job", "conduct", "write_json"]
+
+_AUDIT = 96
+"""Rows that the audit of a model over HTTP may buy besides the examples themselves: it asks 32 a second time, and some noise."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,12 @@ def conduct(job: Job, model: str, data: str, options: given.ModelOptions) -> Non
         was_finished = kept.is_finished()
         if not quiet and not was_finished and (count := kept.count()):
             say(f"resuming at {count} of {len(source)}")
+        n = len(source)
+        most = fair_share(victim, n, n, job.max_queries, besides=_AUDIT if job.audit else 0) if n else job.max_queries
+        if most != job.max_queries and not quiet:
+            say(
+                f"note: the budget lets each of {n} examples cost {most} queries; what stays right may fall to more of them"
+            )
         try:
             evaluation = run_evaluation(
                 victim,
@@ -94,7 +104,7 @@ def conduct(job: Job, model: str, data: str, options: given.ModelOptions) -> Non
                 certify=job.certify,
                 certify_seconds=job.certify_seconds,
                 sandwich=job.sandwich,
-                max_queries=job.max_queries,
+                max_queries=most,
                 price=job.price,
                 keep_adversarials=out is not None or html is not None,
                 progress=not quiet and sys.stderr.isatty(),

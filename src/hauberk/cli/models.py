@@ -5,14 +5,13 @@ from pathlib import Path
 from hauberk import zoo
 from hauberk.cli.guard import as_typed, say
 from hauberk.cli.options import ModelOptions
-from hauberk.cli.trained import is_training, open_training
+from hauberk.cli.trained import factory_of_zoo, is_training, open_training
 from hauberk.cli.wire import asked_over_http, remember
 from hauberk.data import Source
 from hauberk.data import load as load_data
-from hauberk.errors import DataError, ModelError, SettingError, UnknownNameError
+from hauberk.errors import DataError, ModelError, SettingError
 from hauberk.victims import Victim, check_inputs, wrap
 from hauberk.victims import load as load_file
-from hauberk.zoo import architectures
 
 __all__ = ["load_model", "open_both"]
 
@@ -59,9 +58,8 @@ def _spelled_out(arch: str | None) -> str | None:
     kind, _, name = (arch or "").partition(":")
     if kind != "zoo":
         return arch
-    if name not in architectures.__all__:
-        raise UnknownNameError.of("architecture of the zoo", name, architectures.__all__)
-    return f"{architectures.__name__}:{name}"
+    make = factory_of_zoo(name)
+    return f"{make.__module__}:{make.__name__}"
 
 
 def open_both(spec: str, options: ModelOptions, data: str, n: int | None, *, quiet: bool) -> tuple[Victim, Source]:

@@ -69,7 +69,8 @@ def substitute(
             "--held-out",
             metavar="K",
             rich_help_panel=_SPLIT,
-            help="The first K examples of DATA measure agreement and transfer; MODEL is asked about them too, which is not in --queries.",
+            help="The first K examples of DATA measure agreement and transfer; MODEL is asked about them too, once and, with --threat, once "
+            "more in each round, which is not in --queries. 0 measures nothing.",
         ),
     ] = 200,
     threat: Annotated[
@@ -107,9 +108,13 @@ def substitute(
     out = given.writable("--out", out, ".safetensors")
     to_stdout = json is not None and str(json) == "-"
     json = None if to_stdout else given.writable("--json", json)
-    for name, value in (("--seeds", seeds), ("--held-out", held_out), ("--epochs", epochs)):
-        if value < 1:
-            raise SettingError(f"{name} is a whole number >= 1, got {value}")
+    for name, value, least in (("--seeds", seeds, 1), ("--held-out", held_out, 0), ("--epochs", epochs, 1)):
+        if value < least:
+            raise SettingError(f"{name} is a whole number >= {least}, got {value}")
+    if threat is not None and not held_out:
+        raise SettingError(
+            "transfer under a threat is measured on examples held out, got --held-out 0; leave out --threat"
+        )
     given.set_threads(threads)
     built(architecture, seed)  # a factory that fails must not fail after queries were paid for
     options = given.ModelOptions(arch, bounds, mean, std, output, classes, device, dtype, trust_pickle)
@@ -134,7 +139,7 @@ def substitute(
                 queries=queries,
                 method=method,
                 pool=None if method == "jacobian" or len(asked) == seeds else asked[seeds:],
-                held_out=x[:held_out],
+                held_out=x[:held_out] if held_out else None,
                 threat=threat,
                 recipe=Recipe(epochs, 64, seed),
                 seed=seed,
@@ -195,15 +200,12 @@ def _print(made: Substitute, name: str, source: Source, console: "Console") -> N
             cells += [_share(one.transferred), DASH if rate is None else f"{rate:.2f}"]
         table.add_row(*cells)
     console.print(table)
-    console.print(
-        Text(
-            f"Measured on {amount(_count(made))} examples held out, whose answers are not among the queries. Transferred: of these, "
-            f"what points crafted on the substitute by {made.attack} turn."
-            if made.threat
-            else f"Measured on {amount(_count(made))} examples held out, whose answers are not among the queries.",
-            style="dim",
-        )
-    )
+    if not (count := _count(made)):
+        return
+    said = f"Measured on {amount(count)} examples held out, whose answers are not among the queries."
+    if made.threat:
+        said += f" Transferred: of these, what points crafted on the substitute by {made.attack} turn."
+    console.print(Text(said, style="dim"))
 
 
 def _count(made: Substitute) -> int:

@@ -1,6 +1,7 @@
 """The folder that `hauberk train` writes, opened again: architecture, objective and weights come from its manifest."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hauberk.victims.reading import load_object, load_state
 from hauberk.zoo import architectures
 from hauberk.zoo.recipes import RECIPES
 
-__all__ = ["MANIFEST", "SCHEMA", "built", "is_training", "open_training", "probe"]
+__all__ = ["MANIFEST", "SCHEMA", "built", "factory_of_zoo", "is_training", "open_training", "probe"]
 
 MANIFEST, SCHEMA = "training.json", "hauberk.training/1"
 
@@ -26,6 +27,19 @@ MANIFEST, SCHEMA = "training.json", "hauberk.training/1"
 def is_training(path: str | Path) -> bool:
     """The path is a folder that a finished training left."""
     return (Path(path).expanduser() / MANIFEST).is_file()
+
+
+def factory_of_zoo(name: str) -> Callable[[], nn.Module]:
+    """What builds an architecture of the zoo, `mnist_cnn`, or that of one of its nets, `digits-mlp`.
+
+    Raises:
+        UnknownNameError: there is no such architecture.
+    """
+    makes: dict[str, Any] = {each: getattr(architectures, each) for each in architectures.__all__}
+    makes |= {each: recipe.make for each, recipe in RECIPES.items()}
+    if name not in makes:
+        raise UnknownNameError.of("architecture of the zoo", name, makes)
+    return makes[name]
 
 
 def built(arch: str, seed: int) -> nn.Module:
@@ -36,11 +50,7 @@ def built(arch: str, seed: int) -> nn.Module:
     """
     zoo, _, name = arch.rpartition(":")
     if zoo in ("", "zoo"):
-        makes: dict[str, Any] = {each: getattr(architectures, each) for each in architectures.__all__}
-        makes |= {each: recipe.make for each, recipe in RECIPES.items()}
-        if name not in makes:
-            raise UnknownNameError.of("architecture of the zoo", name, makes)
-        make = makes[name]
+        make = factory_of_zoo(name)
     else:
         make = load_object(arch, "an architecture")
     try:

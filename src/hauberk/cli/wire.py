@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from hauberk.cli.guard import say
-from hauberk.errors import SettingError
+from hauberk.errors import BudgetError, SettingError
 from hauberk.victims import HttpVictim
 
-__all__ = ["asked_over_http", "over_http", "remember"]
+__all__ = ["asked_over_http", "fair_share", "over_http", "remember"]
 
 _PANEL = "A model over HTTP"
 _KEPT = ".bought.sqlite"
@@ -99,7 +99,8 @@ def over_http(command: Callable[..., None]) -> Callable[..., None]:
         settings = _settings({name: options.pop(name, None) for name in added})
         shared = _settings({name: options[name] for name in _OPTIONS if name not in added})
         if "cache" not in settings and options.get("out") is not None:
-            shared |= {"cache": Path(options["out"]).with_suffix(_KEPT)}
+            beside = Path(options["out"]).expanduser().absolute()
+            shared |= {"cache": beside.with_name(beside.name.removesuffix(".safetensors") + _KEPT)}
         with _told(settings, shared, quiet=bool(options.get("quiet"))):
             command(*args, **options)
 
@@ -127,6 +128,28 @@ def remember(victim: Any) -> None:
     asked = _ASKED.get()
     if asked is not None and isinstance(victim, HttpVictim):
         asked.victims.append(victim)
+
+
+def fair_share(
+    victim: Any, waiting: int, everyone: int, max_queries: int | None = None, *, besides: int = 0
+) -> int | None:
+    """The most queries that an attack may ask for each of the examples that wait: of a budget an even share, however many of them are
+    worked on together. Less what is asked besides: the example's label and, where no answers are kept, the judge's question;
+    and `besides` for all of them.
+
+    Raises:
+        BudgetError: the share is none.
+    """
+    purse = victim.purse if isinstance(victim, HttpVictim) else None
+    if purse is None:
+        return max_queries
+    share = min((victim.budget - besides) // everyone, (purse - besides) // waiting) - (1 if victim.keeps else 2)
+    if share < 1:
+        raise BudgetError(
+            f"of a budget of {victim.budget} queries {purse} are left, too few for {waiting} examples; raise --budget or give fewer "
+            "examples with --n"
+        )
+    return share if max_queries is None else min(share, max_queries)
 
 
 @contextmanager

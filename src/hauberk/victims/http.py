@@ -28,7 +28,7 @@ from hauberk.threat import Access
 from hauberk.victims.answers import Answers, Output, as_tensor
 from hauberk.victims.fingerprint import digest
 from hauberk.victims.json_template import JsonTemplate
-from hauberk.victims.ledger import Ledger
+from hauberk.victims.ledger import Ledger, Purchase
 from hauberk.victims.open_inference import OpenInference
 from hauberk.victims.preprocess import Normalisation
 from hauberk.victims.transport import Transport, check_url
@@ -129,7 +129,7 @@ class HttpVictim:
         self._ledger = Ledger(
             Path(kept).expanduser() if isinstance(kept, str | Path) else None, self._endpoint, keep=kept is not False
         )
-        if kept is not False:
+        if self.keeps:
             self._notes.append(
                 "The model is asked over HTTP and each answer is kept and used again: randomness in it, and a change of the model "
                 "behind the address, cannot be seen; cache=False (--no-cache) asks anew each time."
@@ -140,6 +140,7 @@ class HttpVictim:
             )
         self.channels = codec.channels
         self.cached = 0
+        self._replayed = 0 if self._ledger.keep else None
 
     @property
     def access(self) -> Access:
@@ -161,13 +162,26 @@ class HttpVictim:
 
     @property
     def bought_before(self) -> int:
-        """Those that had been bought when this object was made."""
+        """Those that were bought before this object was made."""
         return self._ledger.bought_before
 
     @property
     def lost(self) -> int:
         """Of the rows bought, those without a usable answer."""
         return self._ledger.lost
+
+    @property
+    def keeps(self) -> bool:
+        """Answers are kept and used again."""
+        return self._ledger.keep
+
+    @property
+    def purse(self) -> int | None:
+        """What is left of `budget`; until this object buys anything, what was left when the answers that it has used were bought. So a
+        run that is begun again asks what it asked before."""
+        if self.budget is None:
+            return None
+        return max(self.budget - (self.bought if self._replayed is None else self._replayed), 0)
 
     @property
     def spent(self) -> float:
@@ -200,11 +214,13 @@ class HttpVictim:
         return self._digest
 
     def left(self, rows: Rows) -> PerExample:
-        """(B,) what is left of `budget`, shared out evenly among the examples of the rows."""
-        if self.budget is None or not len(rows):
+        """(B,) the purse, shared out evenly among the examples of the rows; where no answers are kept, one for each is held back, which
+        the judge buys anew."""
+        purse = self.purse
+        if purse is None or not len(rows):
             return unlimited(rows)
         examples, place = rows.unique(return_inverse=True)
-        each, more = divmod(max(self.budget - self.bought, 0), len(examples))
+        each, more = divmod(max(purse - len(examples) * (not self._ledger.keep), 0), len(examples))
         return each + (place < more).to(torch.int64)
 
     def probe(self, x: Batch) -> None:
@@ -218,11 +234,7 @@ class HttpVictim:
 
     def labels(self, x: Batch, rows: Rows) -> Labels:
         """(B,) predicted classes."""
-        labels = self._answers.labels(self._ask(x), len(x))
-        count = self._answers.classes
-        if count is not None and len(labels) and int(labels.max()) >= count:
-            raise ModelError(f"{self.name!r} answers the label {int(labels.max())}, expected 0 .. {count - 1}")
-        return labels
+        return self._answers.labels(self._ask(x), len(x))
 
     def logits(self, x: Batch, rows: Rows) -> Logits:
         """(B, classes) scores.
@@ -255,15 +267,16 @@ class HttpVictim:
         keys = [hashlib.sha256(head + row.tobytes()).digest() for row in sent]
         first = {key: number for number, key in reversed(list(enumerate(keys)))}
         keeps = self._ledger.keep
-        found: dict[Any, str] = {**self._ledger.find(list(first))}
+        kept = self._ledger.find(list(first))
+        found: dict[Any, str] = {key: answer for key, (answer, _) in kept.items()}
         wanted = [number for number, key in enumerate(keys) if key not in found and (not keeps or first[key] == number)]
-        self._buy(sent, keys, wanted, found)
+        if wanted:
+            self._replayed = None
+            self._buy(sent, keys, wanted, found)
+        elif self._replayed is not None:
+            self._replayed = max(self._replayed, *(bought for _, bought in kept.values()))
         self.cached += len(x) - len(wanted)
-        rows = (
-            [json.loads(found[key]) for key in keys]
-            if keeps
-            else [json.loads(found[number]) for number in range(len(x))]
-        )
+        rows = [json.loads(found[key]) for key in (keys if keeps else range(len(x)))]
         widths = {len(row) if isinstance(row, list) else 0 for row in rows}
         if len(widths) > 1:
             raise ModelError(
@@ -283,8 +296,6 @@ class HttpVictim:
 
     def _buy(self, sent: Any, keys: list[bytes], wanted: list[int], found: dict[Any, str]) -> None:
         """Buy the answers to these rows of `sent` and put them into `found`: by key, or where none are kept by number."""
-        if not wanted:
-            return
         what = f"{self.name!r} at {self._endpoint}"
         if self.budget is not None and (left := self.budget - self.bought) < len(wanted):
             raise BudgetError(
@@ -295,7 +306,7 @@ class HttpVictim:
         pieces = [wanted[start : start + size] for start in range(0, len(wanted), size)]
 
         def one(piece: list[int]) -> None:
-            bill = _Bill(self._ledger, len(piece), self.budget, what)
+            bill = Purchase(self._ledger, len(piece), self.budget, what)
             document = self._transport.exchange("POST", self._target, self._codec.encode(sent[piece]), self.name, bill)
             texts = self._texts(document, len(piece))
             self._ledger.answer(len(piece), {keys[number]: text for number, text in zip(piece, texts, strict=True)})
@@ -355,8 +366,18 @@ class HttpVictim:
             raise ModelError(
                 f"{self.name!r} answers NaN or infinity, expected finite scores; look for overflow in the model"
             )
-        if self._answers.settled and value.ndim == 2 and shape[1] not in (1, self.classes):
-            raise ModelError(f"{self.name!r} answered {self.classes} classes before, and now shape {shape}")
+        count = self.classes
+        if count is not None and value.ndim == 2 and shape[1] not in (1, count):
+            told = (
+                f"answered {count} classes before" if self._answers.settled else f"was declared to have {count} classes"
+            )
+            raise ModelError(f"{self.name!r} {told}, and now answers shape {shape}")
+        labels = kind in (None, "labels") and not value.is_floating_point() and (value.ndim == 1 or shape[1] == 1)
+        if labels:  # what is no class is refused before it is kept for ever
+            odd = value[(value < 0) | (value >= (2**31 if count is None else count))]
+            if len(odd):
+                most = "0, 1, ..." if count is None else f"0 .. {count - 1}"
+                raise ModelError(f"{self.name!r} answers the label {int(odd[0])}, expected {most}")
         return [json.dumps(row, separators=(",", ":")) for row in value.tolist()]
 
     def _numbered(self, array: Any) -> Any:
@@ -370,16 +391,3 @@ class HttpVictim:
                 f"{self.name!r} answers {unknown[:60]!r}, expected scores or a name of class_names (--class-names): {known}"
             )
         return np.asarray([self._names[text] for text in array.reshape(-1).tolist()], np.int64).reshape(array.shape)
-
-
-class _Bill:
-    """What one request costs."""
-
-    def __init__(self, ledger: Ledger, rows: int, limit: int | None, what: str) -> None:
-        self._ledger, self._rows, self._limit, self._what = ledger, rows, limit, what
-
-    def send(self) -> None:
-        self._ledger.send(self._rows, self._limit, self._what)
-
-    def refund(self) -> None:
-        self._ledger.refund(self._rows)

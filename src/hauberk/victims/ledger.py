@@ -14,12 +14,12 @@ from pathlib import Path
 
 from hauberk.errors import BudgetError, RunError
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "Purchase"]
 
-_IDENTITY, _VERSION = 0x48617562, 1  # "Haub"
+_IDENTITY, _VERSION = 0x48617562, 2  # "Haub"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS purse (endpoint TEXT PRIMARY KEY, sent INTEGER NOT NULL, answered INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer TEXT NOT NULL, bought INTEGER NOT NULL) WITHOUT ROWID;
 """
 _ASKED_AT_ONCE = 500  # keys in one question to SQLite
 
@@ -115,18 +115,21 @@ class Ledger:
         with self._transaction():
             self._base.execute("UPDATE purse SET answered = answered + ? WHERE endpoint = ?", (rows, self.endpoint))
             if self.keep:
-                self._base.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", answers.items())
+                sent = self._number("SELECT sent FROM purse WHERE endpoint = ?", self.endpoint)
+                kept = [(key, answer, sent) for key, answer in answers.items()]
+                self._base.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", kept)
 
-    def find(self, keys: Sequence[bytes]) -> dict[bytes, str]:
-        """The answers that are kept."""
-        found: dict[bytes, str] = {}
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, tuple[str, int]]:
+        """The answers that are kept, each with `bought` as it was when the answer came."""
+        found: dict[bytes, tuple[str, int]] = {}
         if not self.keep:
             return found
         with self._speaking(), self._lock:
             for start in range(0, len(keys), _ASKED_AT_ONCE):
                 piece = keys[start : start + _ASKED_AT_ONCE]
                 marks = ",".join("?" * len(piece))
-                found.update(self._base.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", piece))  # noqa: S608  # marks only
+                asked = f"SELECT key, answer, bought FROM answers WHERE key IN ({marks})"  # noqa: S608  # marks only
+                found |= {key: (answer, bought) for key, answer, bought in self._base.execute(asked, piece)}
         return found
 
     def close(self) -> None:
@@ -160,3 +163,25 @@ class Ledger:
             raise RunError(
                 f"the cache {self.path} cannot be made: {error.strerror or error}; name another file as cache (--cache)"
             ) from error
+
+
+class Purchase:
+    """What one request costs.
+
+    Args:
+        ledger: where it is booked.
+        rows: how many it asks about.
+        limit: of all that is ever bought; None for none.
+        what: is asked, for messages.
+    """
+
+    def __init__(self, ledger: Ledger, rows: int, limit: int | None, what: str) -> None:
+        self._ledger, self._rows, self._limit, self._what = ledger, rows, limit, what
+
+    def send(self) -> None:
+        """Book the rows, before each try."""
+        self._ledger.send(self._rows, self._limit, self._what)
+
+    def refund(self) -> None:
+        """Take the rows of the last try back."""
+        self._ledger.refund(self._rows)

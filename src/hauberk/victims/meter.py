@@ -70,9 +70,17 @@ class Meter:
         return getattr(self.victim, "judge_samples", 0)
 
     def left(self, rows: Rows) -> Tensor:
-        """(B,) how many more queries each row's example may cost: what the victim itself allows, and no more than the budget."""
+        """(B,) how many more queries each row's example may cost: what the victim itself allows, and no more than the budget. A victim that
+        shares out what it has, with enough for all that the budget allows, holds nobody back."""
         left: Tensor = self.victim.left(rows)
-        return left if self.budget is None else torch.minimum(left, self.budget[rows] - self.queries[rows])
+        if self.budget is None:
+            return left
+        own = self.budget - self.queries
+        if bool((left >= own[rows]).all()):
+            return own[rows]
+        everyone = torch.arange(len(own), device=own.device)
+        enough = int(own.clamp(min=0).sum()) <= int(self.victim.left(everyone).sum())
+        return own[rows] if enough else torch.minimum(left, own[rows])
 
     def labels(self, x: Batch, rows: Rows) -> Labels:
         """(B,) predicted classes, charged."""
