@@ -88,8 +88,8 @@ def _generator() -> torch.Generator:
 def attacks(step: float, pool: str) -> dict[str, Attack]:
     """What is compared: one part at a time over MI, and a few together."""
 
-    def make(*inputs: str, ti: bool = False, **settings: Any) -> Transfer:
-        return Transfer(inputs=inputs, gradients=("ti",) if ti else (), **{"variance": 0} | settings)
+    def make(*inputs: str, ti: bool = False, variance: int = 0, **settings: Any) -> Transfer:
+        return Transfer(inputs=inputs, gradients=("ti",) if ti else (), variance=variance, **settings)
 
     return {
         "`pgd`, 10 steps from the example": PGD(steps=10, step_size=step, start="clean", early_stop=False),

@@ -65,7 +65,7 @@ class AccessError(HauberkError, TypeError):
 
 
 class BudgetError(HauberkError, RuntimeError):
-    """A method asked for more than the meter still allows."""
+    """More was asked than a meter, or what may be bought of a model over HTTP, still allows."""
 
 
 class UnknownNameError(HauberkError, LookupError):

@@ -102,7 +102,7 @@ def run_attack(
             draw the same numbers.
         starts: (n, *shape) array or tensor of points from which to go on besides the examples, such as what another attack found;
             for attacks that can (`continues`). What lies outside the bounds is brought back.
-        max_queries: for any one example; a hard limit.
+        max_queries: for any one example; a hard limit. A model over HTTP with a budget allows no more than an even share of it.
         batch_size: examples that are worked on together.
 
     Raises:
@@ -139,12 +139,14 @@ def run_attack(
     threat.check(x, victim.bounds)
     if isinstance(region, Ball | FeatureBall) and threat.chart is None:
         region.check(x)
+    most = victim.left(everyone)  # what the victim itself allows, such as an even share of what may be bought of an address
+    most = most if max_queries is None else most.clamp_max(max_queries)
     parts: list[tuple[Tensor, ...]] = []
     drawn: list[Tensor] = []
     for chosen in everyone.split(batch_size):
         clean, rows = x[chosen], torch.arange(len(chosen), device=x.device)
         space = region.take(chosen)
-        meter = Meter(victim, len(chosen), budget=max_queries, access=access)
+        meter = Meter(victim, len(chosen), budget=most[chosen], access=access)
         if goal is not None:
             wanted = goal.take(chosen)
         elif threat.goal == "least-likely":
