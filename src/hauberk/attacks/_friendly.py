@@ -139,7 +139,7 @@ def run_attack(
     threat.check(x, victim.bounds)
     if isinstance(region, Ball | FeatureBall) and threat.chart is None:
         region.check(x)
-    most = victim.left(everyone)  # what the victim itself allows, such as an even share of what may be bought of an address
+    most = victim.left(everyone)  # an even share of what may be bought, where the victim costs
     most = most if max_queries is None else most.clamp_max(max_queries)
     parts: list[tuple[Tensor, ...]] = []
     drawn: list[Tensor] = []
