@@ -24,6 +24,7 @@ RUN = [
     "docs/threats.md",
     "docs/wrappers.md",
     "docs/transfer.md",
+    "docs/label_only.md",
     "docs/http.md",
     "docs/defenses.md",
     "docs/certify.md",

@@ -85,6 +85,22 @@ def test_every_query_of_a_budget_is_spent_and_no_more_and_is_worth_it(attack: At
     assert bool(before.isfinite().all())
 
 
+def test_a_second_way_finds_rivals_that_the_first_misses_and_changes_nothing_before() -> None:
+    victim, setting = linear_settings()["classes"]
+    optimal = victim.optimal_distance(setting.x, setting.y, L2)
+    ratio, early = {}, {}
+    for again in (0, 6):
+        attack, ball = HopSkipJump(noise="white", again=again), Ball(L2, box=victim.bounds)
+        early[again] = run(attack, setting, ball, budget=350).points
+        outcome = run(attack, setting, ball, budget=2500)
+        assert outcome.queries.tolist() == [2500] * len(setting)
+        ratio[again] = L2.size(outcome.points - setting.x) / optimal
+        alone = run(attack, setting.take(torch.tensor([5])), ball, budget=2500)
+        torch.testing.assert_close(alone.points, outcome.points[5:6])
+    torch.testing.assert_close(early[0], early[6], rtol=0, atol=0)
+    assert float(ratio[0].mean()) > 1.05 > float(ratio[6].mean()) >= 1
+
+
 @pytest.mark.parametrize("attack", FRIENDLY, ids=lambda attack: attack.__name__)
 def test_targets_are_reached_from_examples_of_them(attack: object) -> None:
     victim, setting = linear_settings()["classes"]
@@ -113,7 +129,7 @@ def test_with_a_radius_an_example_leaves_with_its_first_success_inside(attack: A
     assert int(outcome.queries.max()) < 100
 
 
-@pytest.mark.parametrize("attack", [HopSkipJump(), CGBA(), SignOPT(), SurFree(), Boundary(), GeoDA()], ids=str)
+@pytest.mark.parametrize("attack", [HopSkipJump(), CGBA(), SignOPT(), OPT(), SurFree(), Boundary(), GeoDA()], ids=str)
 def test_probes_of_few_frequencies_find_a_smooth_normal_sooner(attack: Attack) -> None:
     side, ids = 16, torch.arange(8)
     wave = torch.outer(*2 * [torch.cos(torch.pi * (torch.arange(side).double() + 0.5) * 2 / side)]).reshape(-1)
@@ -133,6 +149,8 @@ def test_probes_of_few_frequencies_find_a_smooth_normal_sooner(attack: Attack) -
 def test_what_makes_no_sense_is_refused() -> None:
     for wrong in (
         lambda: HopSkipJump(noise="gray"),
+        lambda: HopSkipJump(again=-1),
+        lambda: HopSkipJump(tries=0),
         lambda: CGBA(samples=0),
         lambda: SignOPT(growth=-1.0),
         lambda: GeoDA(growth=0.5),

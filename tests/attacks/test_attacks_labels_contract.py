@@ -9,6 +9,7 @@ from hauberk.attacks import (
     HopSkipJump,
     LabelNES,
     Noise,
+    PopSkipJump,
     RayS,
     SignOPT,
     SurFree,
@@ -23,6 +24,7 @@ ACCESS = Access.LABELS
 CASES: dict[str, Attack] = {
     "noise": Noise(tries=10),
     "hop_skip_jump": HopSkipJump(steps=2, samples=3),
+    "pop_skip_jump": PopSkipJump(steps=2, samples=3, asks=6),
     "label_nes": LabelNES(steps=2, samples=4, copies=2),
     "sign_opt": SignOPT(steps=2, samples=4),
     "opt": OPT(steps=1, samples=2),
@@ -46,6 +48,8 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     (SurFree(steps=100, noise="white"), {Norm.L2: (1.6, 3.5)}),
     (GeoDA(steps=10, noise="white"), {Norm.L2: (1.1, 1.8), Norm.LINF: (1.2, 1.7)}),
     (LabelNES(steps=40, samples=20), {Norm.LINF: (1.5, 1.6)}),
+    # in L-inf it hops by signs: slow with five classes
+    (PopSkipJump(steps=20, noise="white"), {Norm.L2: (1.1, 1.8), Norm.LINF: (1.8, 3)}),
 ]
 
 

@@ -3,7 +3,9 @@
 from hauberk.attacks import (
     NES,
     SPSA,
+    ZOO,
     Attack,
+    AutoZOOM,
     Bandits,
     GenAttack,
     InputFree,
@@ -48,6 +50,14 @@ CASES: dict[str, Attack] = {
     "square, restarted": Square(steps=6, restarts=2, early_stop=False),
     "square, early": Square(steps=12, p_init=0.2, shrink="early"),
     "one_pixel": OnePixel(generations=3, population=10),
+    "auto_zoom": AutoZOOM(steps=6, shrink_steps=2, samples=3, space="bilinear:3"),
+    "auto_zoom, in its small space": AutoZOOM(steps=20, shrink_steps=3, samples=5, space="dct:3", shrink_space=None),
+    "zoo": ZOO(passes=2, samples=20),
+    "zoo, growing, by importance": ZOO(
+        passes=2, samples=16, space="bilinear:2,3+identity", importance=True, confidence=0.1
+    ),
+    "zoo, adam": ZOO(solver="adam", passes=2, samples=30, space="dct:3+identity"),
+    "zoo, adam in tanh space": ZOO(solver="adam", passes=2, samples=30, tanh=True),
     "nes": NES(steps=3, samples=6),
     "nes, every option": NES(steps=3, samples=4, space="dct:3", patience=1, loss="ce", early_stop=False),
     "bandits": Bandits(steps=4, space="tile:3"),
@@ -93,6 +103,11 @@ BARS: list[tuple[Attack, dict[Norm, tuple[float, float]]]] = [
     ),
     (PriorRGF(steps=40, samples=40), {Norm.LINF: (1.2, 1.3), Norm.L2: (1.1, 1.3)}),
     (PartialNES(steps=60, samples=40), {Norm.LINF: (1.2, 1.5)}),
+    # it follows the rival that is reached first
+    (AutoZOOM(space="identity", shrink_steps=60), {Norm.L2: (1.01, 2.5)}),
+    # one pass knows the plane; points aim a thousandth past it
+    (ZOO(), {Norm.L2: (1.002, 1.3)}),
+    (ZOO(solver="adam", passes=60, learning_rate=0.03), {Norm.L2: (1.5, 1.75)}),
 ]
 
 

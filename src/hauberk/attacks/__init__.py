@@ -6,6 +6,7 @@ from hauberk.attacks._portfolio import SmallestResult, smallest
 from hauberk.attacks.alma import ALMA, alma
 from hauberk.attacks.auto_conjugate_gradient import AutoConjugateGradient, auto_conjugate_gradient
 from hauberk.attacks.auto_pgd import AutoPGD, auto_pgd
+from hauberk.attacks.auto_zoom import AutoZOOM, auto_zoom
 from hauberk.attacks.bandits import Bandits, bandits
 from hauberk.attacks.bim import BIM, bim
 from hauberk.attacks.boundary import Boundary, boundary
@@ -40,6 +41,7 @@ from hauberk.attacks.opt import OPT, opt
 from hauberk.attacks.partial_nes import PartialNES, partial_nes
 from hauberk.attacks.pdpgd import PDPGD, pdpgd
 from hauberk.attacks.pgd import PGD, pgd
+from hauberk.attacks.pop_skip_jump import PopSkipJump, pop_skip_jump
 from hauberk.attacks.prior_rgf import PriorRGF, prior_rgf
 from hauberk.attacks.random_grouping import RandomGrouping, random_grouping
 from hauberk.attacks.ray_s import RayS, ray_s
@@ -59,6 +61,7 @@ from hauberk.attacks.transfer import Transfer, transfer
 from hauberk.attacks.trust_region import TrustRegion, trust_region
 from hauberk.attacks.universal import UniversalResult, universal
 from hauberk.attacks.zeroth_order_frank_wolfe import ZerothOrderFrankWolfe, zeroth_order_frank_wolfe
+from hauberk.attacks.zoo import ZOO, zoo
 
 __all__ = [
     "ALMA",
@@ -76,10 +79,12 @@ __all__ = [
     "PDPGD",
     "PGD",
     "SPSA",
+    "ZOO",
     "Attack",
     "AttackResult",
     "AutoConjugateGradient",
     "AutoPGD",
+    "AutoZOOM",
     "Bandits",
     "Boundary",
     "BoundarySlide",
@@ -101,6 +106,7 @@ __all__ = [
     "Noise",
     "OnePixel",
     "PartialNES",
+    "PopSkipJump",
     "PriorRGF",
     "RandomGrouping",
     "RayS",
@@ -123,6 +129,7 @@ __all__ = [
     "alma",
     "auto_conjugate_gradient",
     "auto_pgd",
+    "auto_zoom",
     "bandits",
     "bim",
     "boundary",
@@ -159,6 +166,7 @@ __all__ = [
     "partial_nes",
     "pdpgd",
     "pgd",
+    "pop_skip_jump",
     "prior_rgf",
     "random_grouping",
     "ray_s",
@@ -181,4 +189,5 @@ __all__ = [
     "trust_region",
     "universal",
     "zeroth_order_frank_wolfe",
+    "zoo",
 ]

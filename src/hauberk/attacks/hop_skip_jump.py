@@ -13,8 +13,9 @@ queries more hops are worth more than a finer normal, and the plan is good whene
 to z - x, of which the bisection takes care; they are `grey`, nearly alike in the channels of a colour picture (`noise="white"`: as the
 paper, and the choice for more than some thousand queries in L-inf, where grey noise biases the signs); they lie at 3 % of the distance
 (paper: 1/D of it), and bisection ends at a thousandth of it (paper: D^-1.5, some nine queries a step more); the start is the nearest
-of some random points, noise and block corners (paper: the first of noise alone), or a point that is given. Every example has
-its own start, step and interval, so that no result depends on the batch.
+of some random points, noise and block corners (paper: the first of noise alone), or a point that is given; after
+`again` hops a second way is gone, from the best of `tries` other starts, and the nearer of the two is gone on. Every example has its
+own start, step and interval, so that no result depends on the batch.
 """
 
 import math
@@ -43,12 +44,13 @@ __all__ = ["HopSkipJump", "hop_skip_jump"]
 
 _HALVINGS = 12
 """Of a hop; if none of these lengths reaches the goal, the example stays where it is for this step."""
+_SPRINT = 3
 
 
 @dataclass(frozen=True)
 class HopSkipJump:
     """The smallest change in L2 or L-inf from labels alone. Cost: some 50 + the sum of `samples` * t^`growth` + 12 queries over the
-    steps t; the default steps are some 11,000, a budget ends them earlier.
+    steps t; the default steps are some 14,000, a budget ends them earlier; the second way begins after some 1,800 and costs some 3,000.
 
     Args:
         steps: hops.
@@ -57,6 +59,9 @@ class HopSkipJump:
         probe: how far probes are from the boundary, in shares of the distance from the example; for L-inf the root mean square.
         tolerance: where bisection ends, in shares of the distance.
         noise: what the probes are: `white`, `grey`, or of a small space, `dct:16`.
+        again: after so many hops, go as far from another start and go on from the nearer of the two; 0: never. The boundary of one
+            rival class seldom leads to that of another.
+        tries: starts from which the other is taken, the one that is nearest after three hops.
     """
 
     steps: int = 100
@@ -65,6 +70,8 @@ class HopSkipJump:
     probe: float = 0.03
     tolerance: float = 1e-3
     noise: str = "grey"
+    again: int = 20
+    tries: int = 6
 
     access: ClassVar[Access] = Access.LABELS
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L2, Norm.LINF})
@@ -72,8 +79,8 @@ class HopSkipJump:
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "samples", "probe", "tolerance")
-        not_negative(self, "growth")
+        positive(self, "steps", "samples", "probe", "tolerance", "tries")
+        not_negative(self, "growth", "again")
         noise_named(self.noise)
 
     def __call__(
@@ -86,10 +93,19 @@ class HopSkipJump:
         streams: Streams,
         starts: Batch | None = None,
     ) -> Batch:
-        found = Closest(victim, x, goal, ball_of(self, region))
-        noise, norm, draws = noise_named(self.noise), found.space.norm, streams.child("probes")
-        z = first_points(found, streams, starts)
-        for step in range(1, self.steps + 1):
+        found, draws = Closest(victim, x, goal, ball_of(self, region)), streams.child("probes")
+        z, done = first_points(found, streams, starts), 0
+        if 0 < self.again < self.steps:
+            z, done = self._nearer_of_two(found, z, streams, draws), self.again
+        z = self._walk(found, z, done + 1, self.steps, draws)
+        if len(found):
+            to_boundary(found, z, tolerance=self.tolerance)
+        return found.best
+
+    def _walk(self, found: Closest, z: Batch, first: int, last: int, draws: Streams) -> Batch:
+        """The hops of these numbers; rows that are left."""
+        noise, norm = noise_named(self.noise), found.space.norm
+        for step in range(first, last + 1):
             z = to_boundary(found, z, tolerance=self.tolerance)
             (z,) = found.compact(z)
             if not len(found):
@@ -97,15 +113,44 @@ class HopSkipJump:
             size = norm.size(z - found.x)
             scale = self.probe * size * (math.sqrt(flat(z).shape[1]) if norm is Norm.LINF else 1)
             count = int(self.samples * step**self.growth)
-            g = normal_at(
-                found, z, draws, noise, count, scale, tangent=None if norm is Norm.LINF else unit(z - found.x)
-            )
+            across = None if norm is Norm.LINF else unit(z - found.x)
+            g = normal_at(found, z, draws, noise, count, scale, tangent=across)
             g, z, size = found.compact(g, z, size)
             z = _hop(found, z, norm.steepest(g), size / math.sqrt(step))
             (z,) = found.compact(z)
-        if len(found):
-            to_boundary(found, z, tolerance=self.tolerance)
-        return found.best
+        return z
+
+    def _nearer_of_two(self, found: Closest, z: Batch, streams: Streams, draws: Streams) -> Batch:
+        """Where `again` hops lead from the point given, or from the best of some other starts."""
+        few = min(_SPRINT, self.again)
+        one = _Nearest(found)
+        one.take(self._walk(found, z, 1, self.again, draws))
+        other = _Nearest(found)
+        for _ in range(self.tries):
+            one.resume()
+            other.take(self._walk(found, first_points(found, streams), 1, few, draws))
+        one.take(self._walk(found, other.resume(), few + 1, self.again, draws))
+        return one.resume()
+
+
+class _Nearest:
+    """The nearest point of each example among those that walks ended at."""
+
+    def __init__(self, found: Closest) -> None:
+        self.found, self.z, self.size = found, found.best.clone(), torch.full_like(found.size, torch.inf)
+
+    def take(self, z: Batch) -> None:
+        """Keep these of the live rows where they are nearer."""
+        rows, size = self.found.rows, self.found.space.size(z, self.found.x)
+        nearer = size < self.size[rows]
+        self.z[rows[nearer]], self.size[rows[nearer]] = z[nearer], size[nearer]
+
+    def resume(self) -> Batch:
+        """Work again on the examples that have a point and can pay; theirs."""
+        self.found.restart()
+        self.found.drop(self.size[self.found.rows].isinf())
+        self.found.compact()
+        return self.z[self.found.rows]
 
 
 def _hop(found: Closest, z: Batch, move: Batch, length: PerExample) -> Batch:

@@ -9,7 +9,8 @@ A direction that is no better than the best costs a single query. After blocks o
 
 Source: Chen, Gu 2020, "RayS: a ray searching method for hard-label adversarial attack", arXiv:2006.12792, algorithms 1 and 3.
 **Differs from the paper:** the first direction is asked, too; points are clipped to the box before they are asked (as in the authors'
-code); the smallest blocks are gone through again and again, from coarse to fine, until the steps are spent.
+code); the smallest blocks are gone through again and again, from coarse to fine, until the steps are spent. There is no `noise` to
+choose: nothing is drawn, and the coarse blocks that come first are its small space.
 """
 
 from dataclasses import dataclass

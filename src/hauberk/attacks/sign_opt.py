@@ -81,10 +81,8 @@ class SignOPT:
         for step in range(1, self.steps + 1):
             if not len(found):
                 break
-            z, count = (
-                found.inside(found.x + like(radius, direction) * direction),
-                int(self.samples * step**self.growth),
-            )
+            z = found.inside(found.x + like(radius, direction) * direction)
+            count = int(self.samples * step**self.growth)
             # on the sphere of this radius the goal is reached where g is smaller: the normal across theta is minus g's slope
             slope = normal_at(found, z, draws, noise, count, self.probe * radius, tangent=direction)
             slope, direction, radius, length = found.compact(slope, direction, radius, length)

@@ -33,11 +33,13 @@ from hauberk.threat import Norm
 
 __all__ = [
     "Noise",
+    "between",
     "bisect",
     "first_points",
     "noise_named",
     "normal_at",
     "on_circle",
+    "probed",
     "radius_along",
     "reached",
     "still_open",
@@ -88,6 +90,19 @@ def reached(found: Closest, z: Batch, among: Tensor | None = None) -> Tensor:
     return crossed
 
 
+def probed(found: Closest, points: Tensor, among: Tensor) -> Tensor:
+    """(live, K): +1 where a point reaches the goal and -1 where not, of K points of each live example, (live, K, *shape), of those
+    `among`; NaN where nothing was asked. One query each; none of the points is kept."""
+    sign, everyone = points.new_full(points.shape[:2], torch.nan), found.rows
+    asked = still_open(found) & among
+    if bool(asked.any()):
+        found._set(everyone[asked])
+        sign[asked] = found.ask_each(points[asked], allowed=False).to(sign)
+        found._set(everyone)
+    found._keep_only(still_open(found))
+    return sign
+
+
 def first_points(found: Closest, streams: Streams, starts: Batch | None = None, *, better: int = 8) -> Batch:
     """(live, *shape) points that reach the goal, near the boundary; examples without one after 50 draws go.
 
@@ -116,7 +131,7 @@ def first_points(found: Closest, streams: Streams, starts: Batch | None = None, 
             break
         far = found.inside(kinds[draw % len(kinds)](found, streams))
         share = _SHORTER * size / found.space.size(far, found.x).clamp_min(1e-12)
-        far = _between(found, far, share.clamp_max(1.0))
+        far = between(found, far, share.clamp_max(1.0))
         crossed = reached(found, far, wanted)
         best = torch.where(wide(crossed, best), far, best)
         best = to_boundary(found, best, tolerance=_COARSE, among=crossed)
@@ -161,8 +176,17 @@ def to_boundary(found: Closest, far: Batch, *, tolerance: PerExample | float, am
     In L2 the way is straight; in L-inf that of the projections onto smaller and smaller cubes.
     """
     ones = far.new_ones(len(far))
-    _, share = bisect(found, lambda t: _between(found, far, t), torch.zeros_like(ones), ones, tolerance, among)
-    return torch.where(wide(share < 1, far), _between(found, far, share), far)
+    _, share = bisect(found, lambda t: between(found, far, t), torch.zeros_like(ones), ones, tolerance, among)
+    return torch.where(wide(share < 1, far), between(found, far, share), far)
+
+
+def between(found: Closest, far: Batch, share: PerExample) -> Batch:
+    """The point at this share of the way from the example to the far one; in L-inf the far one's projection onto that cube."""
+    change = far - found.x
+    if found.space.norm is not Norm.LINF:
+        return found.x + like(share, far) * change
+    most = like(share * Norm.LINF.size(change), far)
+    return found.x + change.clamp(-most, most)
 
 
 def radius_along(
@@ -219,7 +243,7 @@ def normal_at(
     z: Batch,
     streams: Streams,
     noise: Noise,
-    count: int,
+    count: int | Tensor,
     probe: PerExample,
     *,
     tangent: Batch | None = None,
@@ -232,25 +256,32 @@ def normal_at(
     taken off. u_i is the probe as it was asked, clipped to the box.
 
     Args:
+        count: of probes; or (live,), rounded up to whole groups of those that are asked together.
         probe: (live,) how far from z to ask.
         tangent: (live, *shape) unit vectors; the probes, and so the result, are orthogonal to them.
 
     Cost: `count` queries.
     """
-    low, high = found.space.box
+    everyone, together, (low, high) = found.rows, _at_once(z), found.space.box
     total, signed = torch.zeros_like(z), torch.zeros_like(z)
     answers, asked = z.new_zeros(len(z)), z.new_zeros(len(z))
     length = like(probe, z)[:, None]
-    while count > 0:
-        some = min(_at_once(z), count)
-        points = (z[:, None] + length * unit_noise(found, streams, noise, some, tangent)).clamp_(low, high)
+    counts = (count / together).ceil() * together if isinstance(count, Tensor) else torch.tensor(count)
+    wanted = counts.to(everyone).expand(len(z))
+    while bool((wanted > 0).any()):
+        some, rows = min(together, int(wanted.max())), (wanted > 0).nonzero().flatten()
+        found._set(everyone[rows])
+        u = unit_noise(found, streams, noise, some, None if tangent is None else tangent[rows])
+        points = (z[rows, None] + length[rows] * u).clamp_(low, high)
         sign = found.ask_each(points, allowed=False).nan_to_num(0.0).to(z)
-        u = points.sub_(z[:, None]).div_(length)
-        total += u.sum(dim=1)
-        signed += torch.einsum("bk,bk...->b...", sign, u)
-        answers += sign.sum(dim=1)
-        asked += sign.abs().sum(dim=1)
-        count -= some
+        u = points.sub_(z[rows, None]).div_(length[rows])
+        total[rows] += u.sum(dim=1)
+        signed[rows] += torch.einsum("bk,bk...->b...", sign, u)
+        answers[rows] += sign.sum(dim=1)
+        asked[rows] += sign.abs().sum(dim=1)
+        wanted = wanted - some
+    found._set(everyone)
+    found._keep_only(still_open(found))
     mean = torch.where(answers.abs() < asked, answers / asked.clamp_min(1), torch.zeros_like(answers))
     return unit(signed - like(mean, z) * total)
 
@@ -366,12 +397,3 @@ def _free(found: Closest, u: Tensor) -> Tensor:
 
 def _at_once(z: Batch) -> int:
     return min(max(_VALUES // max(math.prod(z.shape[1:]), 1), 1), _GROUP)
-
-
-def _between(found: Closest, far: Batch, share: PerExample) -> Batch:
-    """The point at this share of the way from the example to the far one; in L-inf the far one's projection onto that cube."""
-    change = far - found.x
-    if found.space.norm is not Norm.LINF:
-        return found.x + like(share, far) * change
-    most = like(share * Norm.LINF.size(change), far)
-    return found.x + change.clamp(-most, most)
