@@ -61,7 +61,7 @@ class Closest(Live[Ball]):
     def restart(self) -> None:
         """Work again on every example that can still pay and is not done."""
         rows = torch.arange(len(self.size), device=self.size.device)
-        self._set(rows[(self.victim.left(rows) >= 1) & ~self._done(self.size)])
+        self.work_on(rows[(self.victim.left(rows) >= 1) & ~self.is_done(self.size)])
 
     def ask(self, z: Batch, loss: Loss | None = None) -> PerExample:
         """The goal's margin at these points: one query for each live example. +-1 from a victim of labels only.
@@ -86,14 +86,14 @@ class Closest(Live[Ball]):
         count = z.shape[1]
         row = torch.arange(len(z), device=z.device).repeat_interleave(count)
         points = self.space.take(row).snap(z.flatten(0, 1), self.x[row]).reshape(z.shape) if allowed else z
-        margin, logits = self._asked_each(points)
+        margin, logits = self.asked_each(points)
         if allowed:
             for k in range(count):
                 self._record(
                     points[:, k], margin[:, k], None if logits is None else logits[:, k].nan_to_num(0.0, 0.0, 0.0)
                 )
         else:
-            self._keep_only((self.victim.left(self.rows) >= 1) & ~self._done(self.size[self.rows]))
+            self.keep_only((self.victim.left(self.rows) >= 1) & ~self.is_done(self.size[self.rows]))
         return margin
 
     def look(self, z: Batch, *, snap: bool = True) -> tuple[PerExample, Logits, Callable[[Logits], Batch]]:
@@ -142,7 +142,7 @@ class Closest(Live[Ball]):
 
     def drop(self, finished: Tensor) -> None:
         """Let these live rows go at the next `compact`: the attack has no more use for them."""
-        self._keep_only(~finished if self._keep is None else self._keep & ~finished)
+        self.keep_only(~finished if self._keep is None else self._keep & ~finished)
 
     def tighten(self, steps: int = 8) -> None:
         """Bisect between each example and its smallest success: one query a step, on every example that has one."""
@@ -163,7 +163,7 @@ class Closest(Live[Ball]):
             low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
             low, high, far = self.compact(low, high, far)
 
-    def _done(self, size: PerExample) -> Tensor:
+    def is_done(self, size: PerExample) -> Tensor:
         """Found within the radius; without one, only where the example itself reaches the goal."""
         return size.isfinite() if self._finite else size == 0
 
@@ -179,8 +179,8 @@ class Closest(Live[Ball]):
             carried[asked] = (low > 0.5).to(carried.device)
         return carried
 
-    def _set(self, rows: Tensor) -> None:
-        super()._set(rows)
+    def work_on(self, rows: Tensor) -> None:
+        super().work_on(rows)
         self.space = self._everywhere if len(rows) == len(self.best) else self._everywhere.take(rows)
 
     def _record(self, points: Batch, margin: PerExample, logits: Logits | None) -> None:
@@ -200,4 +200,4 @@ class Closest(Live[Ball]):
             self.best[rows] = points[better]
             self._largest[rows] = margin[better].to(self._largest)
             self.size[rows] = torch.where(smaller, size, known)[better].to(self.size)
-        self._keep_only((self.victim.left(self.rows) >= 1) & ~self._done(self.size[self.rows]))
+        self.keep_only((self.victim.left(self.rows) >= 1) & ~self.is_done(self.size[self.rows]))

@@ -12,30 +12,18 @@ step is longer again after one that was in sight (paper: the steps only shrink).
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from hauberk._shapes import Batch, PerExample, like, wide
 from hauberk.blocks.closest import Closest
+from hauberk.blocks.label_search import reached
 from hauberk.blocks.losses import Loss
 from hauberk.threat import Norm
 
-__all__ = ["close_in", "in_sight"]
+__all__ = ["close_in"]
 
 _HALVINGS = 6
 """Of a step along the gradient."""
 _GROWTH = 1.5
-
-
-def in_sight(found: Closest, z: Batch, loss: Loss | None, among: Tensor) -> Tensor:
-    """(live,) bool: where this loss, the goal's margin if None, is above 0; one query for each live example of those `among`."""
-    everyone, seen = found.rows, torch.zeros_like(among)
-    asked = among & (found.victim.left(everyone) >= 1)
-    if bool(asked.any()):
-        found._set(everyone[asked])
-        seen[asked] = found.ask(z[asked], loss) > 0
-        found._set(everyone)
-    found._keep_only((found.victim.left(everyone) >= 1) & ~found._done(found.size[everyone]))
-    return seen
 
 
 def close_in(
@@ -73,7 +61,7 @@ def close_in(
         waiting, landed, length = torch.ones(len(z), dtype=torch.bool, device=z.device), z, eta * half
         for _ in range(_HALVINGS):
             there = _cube(found, z + like(length, z) * mean.sign(), target)
-            seen = in_sight(found, there, sight, waiting)
+            seen = reached(found, there, waiting, sight)
             landed = torch.where(wide(seen, z), there, landed)
             waiting, length = waiting & ~seen, length / 2
             if not bool(waiting.any()):

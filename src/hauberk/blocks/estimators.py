@@ -65,13 +65,13 @@ def probes(live: Live[Any], points: Tensor, loss: Loss | None = None) -> Tensor:
     """
     parts: list[Tensor] = []
     for some in points.split(_at_once(points), dim=1):
-        margin, scores = live._asked_each(some)
+        margin, scores = live.asked_each(some)
         if loss is not None and scores is not None:
             each = torch.arange(len(some), device=some.device).repeat_interleave(some.shape[1])
             told = loss(scores.flatten(0, 1).nan_to_num(0.0, 0.0, 0.0), live.goal.take(each)).reshape(margin.shape)
             margin = torch.where(margin.isnan(), margin, told.to(margin))
         parts.append(margin)
-    live._keep_only(live.victim.left(live.rows) >= 1)
+    live.keep_only(live.victim.left(live.rows) >= 1)
     return torch.cat(parts, dim=1)
 
 

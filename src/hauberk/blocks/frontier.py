@@ -73,9 +73,9 @@ class Frontier(Live[Region]):
             alive &= ~(self.margin > 0)
         self._repeats, rows = copies > 1, rows[alive]
         self.copy = torch.arange(copies, device=rows.device).repeat_interleave(len(rows))
-        self._set(rows.repeat(copies))
+        self.work_on(rows.repeat(copies))
         if self._repeats:
-            self._keep_only(self._can_pay(torch.ones_like(self.rows, dtype=torch.bool)))
+            self.keep_only(self._can_pay(torch.ones_like(self.rows, dtype=torch.bool)))
             self.compact()
 
     def compact(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -112,12 +112,12 @@ class Frontier(Live[Region]):
         """
         count = z.shape[1]
         if not allowed:
-            margin, _ = self._asked_each(z)
-            self._keep_only(self._can_pay(torch.ones_like(self.rows, dtype=torch.bool)))
+            margin, _ = self.asked_each(z)
+            self.keep_only(self._can_pay(torch.ones_like(self.rows, dtype=torch.bool)))
             return margin
         row = torch.arange(len(z), device=z.device).repeat_interleave(count)
         points = self.region.take(row).snap(z.flatten(0, 1), self.x[row]).reshape(z.shape)
-        margin, _ = self._asked_each(points)
+        margin, _ = self.asked_each(points)
         best = margin.nan_to_num(-torch.inf).argmax(dim=1)
         every = torch.arange(len(z), device=z.device)
         self._record(points[every, best], margin[every, best])
@@ -150,7 +150,7 @@ class Frontier(Live[Region]):
             rows = self.rows[better]
             self.best[rows], self.margin[rows] = points[better].to(self.best.dtype), margin[better]
         keep = ~(self.margin[self.rows] > 0) if self._early_stop else torch.ones_like(self.rows, dtype=torch.bool)
-        self._keep_only(self._can_pay(keep))
+        self.keep_only(self._can_pay(keep))
 
     def _first_best(self, better: Tensor, margin: PerExample) -> Tensor:
         """Of the better rows of each example, the one of the largest margin, the first of those."""

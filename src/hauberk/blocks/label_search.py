@@ -27,6 +27,7 @@ from hauberk._rng import Streams
 from hauberk._shapes import Batch, PerExample, flat, like, wide
 from hauberk.blocks.closest import Closest
 from hauberk.blocks.far import FAR
+from hauberk.blocks.losses import Loss
 from hauberk.blocks.subspaces import subspace_named
 from hauberk.errors import UnknownNameError
 from hauberk.threat import Norm
@@ -72,21 +73,21 @@ _COLOUR = 0.25
 
 def still_open(found: Closest) -> Tensor:
     """(live,) bool: the example can pay for one more question, and is not done."""
-    return (found.victim.left(found.rows) >= 1) & ~found._done(found.size[found.rows])
+    return (found.victim.left(found.rows) >= 1) & ~found.is_done(found.size[found.rows])
 
 
-def reached(found: Closest, z: Batch, among: Tensor | None = None) -> Tensor:
+def reached(found: Closest, z: Batch, among: Tensor | None = None, loss: Loss | None = None) -> Tensor:
     """(live,) bool: which of these points reach the goal. One query for each live example that is still open, of those `among`;
-    False for all others, which keep their rows until the next `compact`."""
+    False for all others, which keep their rows until the next `compact`. With a loss, where that is above 0."""
     asked = still_open(found) if among is None else still_open(found) & among
     crossed, everyone = torch.zeros_like(asked), found.rows
     if bool(asked.all()) and len(asked):
-        crossed = found.ask(z) > 0
+        crossed = found.ask(z, loss) > 0
     elif bool(asked.any()):
-        found._set(everyone[asked])
-        crossed[asked] = found.ask(z[asked]) > 0
-        found._set(everyone)
-    found._keep_only(still_open(found))
+        found.work_on(everyone[asked])
+        crossed[asked] = found.ask(z[asked], loss) > 0
+        found.work_on(everyone)
+    found.keep_only(still_open(found))
     return crossed
 
 
@@ -96,10 +97,10 @@ def probed(found: Closest, points: Tensor, among: Tensor) -> Tensor:
     sign, everyone = points.new_full(points.shape[:2], torch.nan), found.rows
     asked = still_open(found) & among
     if bool(asked.any()):
-        found._set(everyone[asked])
+        found.work_on(everyone[asked])
         sign[asked] = found.ask_each(points[asked], allowed=False).to(sign)
-        found._set(everyone)
-    found._keep_only(still_open(found))
+        found.work_on(everyone)
+    found.keep_only(still_open(found))
     return sign
 
 
@@ -270,7 +271,7 @@ def normal_at(
     wanted = counts.to(everyone).expand(len(z))
     while bool((wanted > 0).any()):
         some, rows = min(together, int(wanted.max())), (wanted > 0).nonzero().flatten()
-        found._set(everyone[rows])
+        found.work_on(everyone[rows])
         u = unit_noise(found, streams, noise, some, None if tangent is None else tangent[rows])
         points = (z[rows, None] + length[rows] * u).clamp_(low, high)
         sign = found.ask_each(points, allowed=False).nan_to_num(0.0).to(z)
@@ -280,8 +281,8 @@ def normal_at(
         answers[rows] += sign.sum(dim=1)
         asked[rows] += sign.abs().sum(dim=1)
         wanted = wanted - some
-    found._set(everyone)
-    found._keep_only(still_open(found))
+    found.work_on(everyone)
+    found.keep_only(still_open(found))
     mean = torch.where(answers.abs() < asked, answers / asked.clamp_min(1), torch.zeros_like(answers))
     return unit(signed - like(mean, z) * total)
 

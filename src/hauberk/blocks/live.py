@@ -32,7 +32,7 @@ class Live(Generic[Space]):
         self._all = (x, goal, region)
         self._labels_only = victim.access < Access.SCORES
         self._keep: Tensor | None = None
-        self._set(torch.arange(len(x), device=x.device))
+        self.work_on(torch.arange(len(x), device=x.device))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -42,10 +42,10 @@ class Live(Generic[Space]):
         keep = self._keep
         if keep is None:
             return tensors
-        self._set(self.rows[keep])
+        self.work_on(self.rows[keep])
         return tuple(tensor[keep] for tensor in tensors)
 
-    def _set(self, rows: Tensor) -> None:
+    def work_on(self, rows: Tensor) -> None:
         """Work on these rows of the batch; in ascending order where there are as many as examples."""
         x, goal, region = self._all
         whole = len(rows) == len(x) and not self._repeats
@@ -63,8 +63,8 @@ class Live(Generic[Space]):
         margin = self.goal.reached(labels).to(self.x.dtype) * 2 - 1
         return torch.where(labels < 0, torch.nan, margin), None  # the scores behind such a label are not finite
 
-    def _asked_each(self, points: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The same for several points of each example, (live, K, *shape): (live, K) margins and (live, K, classes) scores.
+    def asked_each(self, points: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The goal's margin at several points of each live example, (live, K, *shape), and the scores: (live, K) and (live, K, classes).
 
         All are asked in one batch. Points that an example can no longer pay for are not asked, the last ones first: NaN.
         """
@@ -89,5 +89,6 @@ class Live(Generic[Space]):
         """The goal's margin; NaN where an answer is not finite, which the judge will not accept either."""
         return torch.where(logits.isfinite().all(dim=1), self.goal.margin(logits), torch.nan)
 
-    def _keep_only(self, keep: Tensor) -> None:
+    def keep_only(self, keep: Tensor) -> None:
+        """At the next `compact` drop all but these of the live rows, (live,) bool."""
         self._keep = None if bool(keep.all()) else keep

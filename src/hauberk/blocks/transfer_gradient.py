@@ -119,7 +119,7 @@ class TransferClimb:
             )
             rest = self.queries - 1
             if rest:
-                frontier._keep_only(frontier.victim.left(frontier.rows) > rest)
+                frontier.keep_only(frontier.victim.left(frontier.rows) > rest)
                 z, point, velocity, drift, drift_scale, *first = frontier.compact(
                     z, point, velocity, drift, drift_scale, *first
                 )

@@ -2,8 +2,10 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -88,22 +90,32 @@ def serve_model(
     )
     for note in server.victim.notes:
         say(f"note: {as_typed(note)}")
-    before: Any = None
-    if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, _stop)
     try:
-        print(server.url, flush=True)
-        server.serve_forever()
-    except KeyboardInterrupt:
+        with _stopping(server):
+            print(server.url, flush=True)
+            server.serve_forever()
         say(f"stopped; {server.answered} rows were answered")
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
         server.close()
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _stopping(server: ModelServer) -> Iterator[None]:
+    """Stop on Ctrl-C and on SIGTERM: not by an exception, which is lost where it hits a finalizer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        threading.Thread(target=server.stop, daemon=True).start()
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, stop) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

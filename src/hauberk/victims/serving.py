@@ -104,8 +104,12 @@ class ModelServer:
         self._thread: threading.Thread | None = None
 
     def serve_forever(self) -> None:
-        """Answer until `close` is called or Ctrl-C is pressed."""
+        """Answer until `stop` or `close` is called."""
         self._server.serve_forever(poll_interval=0.05)
+
+    def stop(self) -> None:
+        """Let `serve_forever` return; for another thread than that."""
+        self._server.shutdown()
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.serve_forever, name="hauberk-server", daemon=True)
