@@ -177,7 +177,8 @@ def test_list_shows_every_name(hauberk: Run, what: str, names: list[str]) -> Non
 
 def test_every_attack_class_has_a_name_on_the_command_line() -> None:
     functions = {name for name in attacks.__all__ if name.islower()} - {"name_of", "run_attack", "settings_of"}
-    made_of_attacks = {"smallest", "spanning", "universal", "frank_wolfe_gaps"}  # no one attack with one point an example
+    # no one attack with one point an example
+    made_of_attacks = {"smallest", "spanning", "universal", "frank_wolfe_gaps"}
     assert set(attacks_by_name()) == functions - made_of_attacks
 
 
